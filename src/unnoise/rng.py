@@ -1,0 +1,97 @@
+"""Random numbers that belong to examples, not to batches.
+
+Every example owns a stream, keyed by numbers that name the example: its seed when sampling; the run's seed, the step and
+the place in the global batch when training. So example i is the same whatever the batch size, whatever the number of
+processes, whatever the device, and a training can resume at any step without having saved a random state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_32, _64 = (1 << 32) - 1, (1 << 64) - 1
+
+
+def stream(*key: int, device="cpu") -> torch.Generator:
+    """A generator named by some integers.
+
+    torch seeds its CPU generator with 32 bits, so the key is folded to 32 bits in a way that never sends two keys that
+    differ in the last number alone (two seeds, two places in a batch) to the same stream.
+    """
+    prefix = 0x9E3779B97F4A7C15
+    for number in (*key[:-1], len(key)):  # splitmix64's finaliser, chained
+        prefix = (prefix ^ (number & _64)) * 0xBF58476D1CE4E5B9 & _64
+        prefix = (prefix ^ (prefix >> 27)) * 0x94D049BB133111EB & _64
+        prefix ^= prefix >> 31
+    h = (key[-1] + prefix) & _32
+    h = (h ^ (h >> 16)) * 0x85EBCA6B & _32  # murmur3's finaliser, a bijection of 32 bits
+    h = (h ^ (h >> 13)) * 0xC2B2AE35 & _32
+    h ^= h >> 16
+    return torch.Generator(device).manual_seed(h)
+
+
+class Rng:
+    """One independent random stream per example of a batch, and one shared by the batch.
+
+    `keys[i]` is the tuple of integers that names example i; `shared_key` names what the batch has in common.
+    All draws are made on the CPU, in the order they are asked for, and then moved to `device`.
+    """
+
+    def __init__(self, keys: Sequence[tuple[int, ...]], shared_key: tuple[int, ...] = (0,), device="cpu"):
+        self.keys = [tuple(int(k) for k in key) for key in keys]
+        self.shared_key = tuple(int(k) for k in shared_key)
+        self.device = torch.device(device)
+        self._streams = [stream(*key) for key in self.keys]
+        self.shared = stream(*self.shared_key, -1)
+
+    @classmethod
+    def from_seeds(cls, seeds: Sequence[int] | Tensor, device="cpu") -> Rng:
+        """Streams for sampling: example i depends on `seeds[i]` alone."""
+        return cls([(int(seed),) for seed in seeds], device=device)
+
+    @classmethod
+    def for_step(cls, seed: int, step: int, positions: Sequence[int], device="cpu") -> Rng:
+        """Streams for one training step: `positions` are places in the *global* batch held by this process."""
+        rng = cls([(seed, step, int(p)) for p in positions], shared_key=(seed, step), device=device)
+        return rng
+
+    @property
+    def positions(self) -> list[int]:
+        """The last number of each key: the place in the global batch (training) or the seed (sampling)."""
+        return [key[-1] for key in self.keys]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def spawn(self, *purpose: int) -> Rng:
+        """New streams for another purpose, independent of how much was drawn from these."""
+        return Rng([(*purpose, *key) for key in self.keys], (*purpose, *self.shared_key), self.device)
+
+    def _fill(self, draw, event: Sequence[int], dtype: torch.dtype) -> Tensor:
+        out = torch.empty(len(self.keys), *event, dtype=dtype)
+        for row, generator in zip(out.unbind(0), self._streams, strict=True):
+            draw(row, generator)
+        return out.to(self.device)
+
+    def normal(self, *event: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal numbers, shape `(len(self), *event)`; drawn in float32, then cast."""
+        return self._fill(lambda row, g: row.normal_(generator=g), event, torch.float32).to(dtype)
+
+    def normal_like(self, x: Tensor) -> Tensor:
+        """Standard normal numbers of the shape and type of `x`, whose first axis is the batch."""
+        return self.normal(*x.shape[1:], dtype=x.dtype)
+
+    def uniform(self, *event: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Uniform numbers in [0, 1), shape `(len(self), *event)`, drawn in float64."""
+        return self._fill(lambda row, g: row.uniform_(generator=g), event, torch.float64).to(dtype)
+
+    def integers(self, high: int, *event: int) -> Tensor:
+        """Uniform integers in [0, high), shape `(len(self), *event)`, int64."""
+        return self._fill(lambda row, g: row.random_(high, generator=g), event, torch.int64)
+
+    def bernoulli(self, p: float, *event: int) -> Tensor:
+        """True with probability `p`, shape `(len(self), *event)`."""
+        return self.uniform(*event) < p
