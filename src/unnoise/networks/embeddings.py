@@ -1,0 +1,116 @@
+"""What a network is told beside its input: a number (time, noise level), a label, an augmentation vector."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unnoise.errors import UsageProblem
+from unnoise.rng import stream
+
+FOURIER_SCALE = 16.0  # standard deviation of the random frequencies (Song et al. 2021, appendix H.1)
+
+
+class Sinusoids(nn.Module):
+    """Features of a number: sines and cosines of t f_i at `width / 2` frequencies.
+
+    - "sin-first": sines, then cosines, `f_i = 10000^(-i / (width / 2 - 1))` (DDPM; EDM's DDPM++).
+    - "cos-first": cosines, then sines, `f_i = 10000^(-i / (width / 2))` (improved-ddpm, ADM).
+    - "fourier": sines, then cosines, `f_i = 2 pi 16 z_i` with fixed z ~ N(0, I) (NCSN++), for t = log(sigma).
+
+    t: (batch,) -> (batch, width), in float64 if t is, else in float32.
+    """
+
+    def __init__(self, width: int, kind: str = "sin-first"):
+        super().__init__()
+        if width % 2 or width < 4:
+            raise UsageProblem(f"a time embedding of width {width} is not possible; choose an even width of at least 4")
+        self.kind, self.half = kind, width // 2
+        if kind == "fourier":
+            random = torch.randn(self.half, generator=stream(int(FOURIER_SCALE), width))
+            self.register_buffer("frequencies", 2 * math.pi * FOURIER_SCALE * random)
+
+    def forward(self, t: Tensor) -> Tensor:
+        dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
+        if self.kind == "fourier":
+            f = self.frequencies.to(dtype)
+        else:
+            i = torch.arange(self.half, dtype=dtype, device=t.device)
+            f = torch.exp(i * (-math.log(10000) / (self.half - (self.kind == "sin-first"))))
+        angle = t.to(dtype)[:, None] * f
+        halves = (angle.cos(), angle.sin()) if self.kind == "cos-first" else (angle.sin(), angle.cos())
+        return torch.cat(halves, dim=1)
+
+
+class Labels(nn.Module):
+    """One learned row per class, and one more of its own for "no label" (-1).
+
+    label: (batch,) integers in [-1, classes), or None for no label at all -> (batch, width).
+    Raises UsageProblem if the shape or (on the CPU, where looking costs nothing) a label is wrong.
+    """
+
+    def __init__(self, classes: int, width: int):
+        super().__init__()
+        self.classes = classes
+        self.rows = nn.Embedding(classes + 1, width)
+
+    def forward(self, label: Tensor | None, batch: int) -> Tensor:
+        if label is None:
+            return self.rows.weight[-1].expand(batch, -1)
+        if label.shape != (batch,):
+            raise UsageProblem(
+                f"labels of shape {tuple(label.shape)} do not fit a batch of {batch}; give one per example"
+            )
+        if label.device.type == "cpu" and batch and not -1 <= label.min() <= label.max() < self.classes:
+            raise UsageProblem(f"a label is outside -1..{self.classes - 1}, the network has {self.classes} classes")
+        return self.rows(torch.where(label < 0, self.classes, label))
+
+
+class Embedding(nn.Module):
+    """Everything a network is told, as one vector: `silu(MLP(sinusoids(t)) + label)`.
+
+    With `early_labels` (EDM's DDPM++ and NCSN++) the label joins the sinusoids before the MLP instead of its output;
+    the augmentation vector always does. `cond` may hold "label" (batch,) and "augment" (batch, augment).
+    Returns (batch, width). Raises UsageProblem for a condition that the network was not built for.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        width: int,
+        kind: str = "sin-first",
+        classes: int | None = None,
+        augment: int = 0,
+        early_labels: bool = False,
+    ):
+        super().__init__()
+        self.sinusoids = Sinusoids(features, kind)
+        self.labels = None if classes is None else Labels(classes, features if early_labels else width)
+        self.augment = nn.Linear(augment, features, bias=False) if augment else None
+        self.early_labels = early_labels
+        self.inner = nn.Linear(features, width)
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, t: Tensor, cond: dict[str, Tensor] | None = None) -> Tensor:
+        cond = cond or {}
+        label, augment = cond.get("label"), cond.get("augment")
+        if label is not None and self.labels is None:
+            raise UsageProblem("this network takes no labels; build it with num_classes to condition on them")
+        if augment is not None and self.augment is None:
+            raise UsageProblem("this network takes no augmentation vector; build it with augment to condition on one")
+
+        dtype = self.inner.weight.dtype
+        with torch.autocast(t.device.type, enabled=False):  # a few thousand numbers: precision costs nothing here
+            h = self.sinusoids(t).to(dtype)
+            labels = None if self.labels is None else self.labels(label, len(t))
+            if labels is not None and self.early_labels:
+                h = h + labels
+            if augment is not None:
+                h = h + self.augment(augment.to(dtype))
+            h = self.outer(F.silu(self.inner(h)))
+            if labels is not None and not self.early_labels:
+                h = h + labels
+            return F.silu(h)
