@@ -1,0 +1,69 @@
+"""The U-Nets of the papers, at the size at which they were published.
+
+Attention is given by downsampling factors, so one configuration serves any image size; the comments say which sizes
+were meant. Labels, learned variances (twice the output channels) and concatenated conditions are `build`'s business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import sqrt
+
+from unnoise.networks.unet import UNetOptions
+
+DDPM_CIFAR10 = UNetOptions(  # Ho et al. 2020, appendix B: 32x32, 35.7 M parameters
+    channels=128,
+    mult=(1, 2, 2, 2),
+    blocks=2,
+    attention=(2,),
+    dropout=0.1,
+    embedding="sin-first",
+    conditioning="add",
+    resample="conv-right",
+    eps=1e-6,
+    init="xavier",
+)
+DDPM_256 = replace(DDPM_CIFAR10, mult=(1, 1, 2, 2, 4, 4), attention=(16,), dropout=0.0)  # 114 M
+
+IDDPM_CIFAR10 = UNetOptions(  # Nichol & Dhariwal 2021: 32x32, attention at 16 and 8
+    channels=128,
+    mult=(1, 2, 2, 2),
+    blocks=3,
+    attention=(2, 4),
+    heads=4,
+    dropout=0.3,
+    resample="conv",
+)
+IDDPM_IMAGENET64 = replace(IDDPM_CIFAR10, mult=(1, 2, 3, 4), attention=(4, 8), dropout=0.0)  # 64x64
+
+ADM_IMAGENET64 = UNetOptions(  # Dhariwal & Nichol 2021: 64x64, attention at 32, 16 and 8, 296 M; EDM trains it too
+    channels=192,
+    mult=(1, 2, 3, 4),
+    blocks=3,
+    attention=(2, 4, 8),
+    channels_per_head=64,
+    dropout=0.1,
+)
+EDM_ADM_IMAGENET64 = ADM_IMAGENET64
+
+EDM_DDPMPP_CIFAR10 = UNetOptions(  # Karras et al. 2022, table 7: 32x32, attention at 16, 55.7 M
+    channels=128,
+    mult=(2, 2, 2),
+    blocks=4,
+    attention=(2,),
+    decoder_attention="last",
+    dropout=0.13,
+    embedding="sin-first",
+    early_labels=True,
+    augment=9,
+    conditioning="add",
+    skip_scale=sqrt(0.5),
+    resample_projection=True,
+    eps=1e-6,
+    init="xavier",
+)
+EDM_NCSNPP_CIFAR10 = replace(
+    EDM_DDPMPP_CIFAR10, embedding="fourier", embedding_mult=2, taps=(1, 3, 3, 1), input_pyramid=True
+)
+EDM_DDPMPP_64 = replace(EDM_DDPMPP_CIFAR10, mult=(1, 2, 2, 2), attention=(4,), dropout=0.05)  # FFHQ, AFHQ: 64x64
+EDM_NCSNPP_64 = replace(EDM_NCSNPP_CIFAR10, mult=(1, 2, 2, 2), attention=(4,), dropout=0.05)
