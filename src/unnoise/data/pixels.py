@@ -1,0 +1,95 @@
+"""Where the pixels of a data set are: in memory, or in files that are decoded when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CACHE_BYTES = 1 << 30  # a lazy set up to this size is decoded once, then kept
+
+
+class Pixels(Protocol):
+    shape: tuple[int, int, int]
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Tensor) -> Tensor:
+        """uint8 (len(indices), channel, height, width), a copy the caller may change."""
+        ...
+
+    def digest(self) -> str:
+        """A hash of all pixels."""
+        ...
+
+
+class InMemory:
+    """A uint8 tensor (count, channel, height, width)."""
+
+    def __init__(self, images: Tensor):
+        self.all = images.contiguous()
+        self.shape = tuple(images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def take(self, indices: Tensor) -> Tensor:
+        return self.all.index_select(0, indices)
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.all.numpy().data).hexdigest()
+
+
+@cache
+def pool() -> ThreadPoolExecutor:
+    """Threads that decode images; Pillow leaves the interpreter lock while it works."""
+    return ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1)), thread_name_prefix="decode")
+
+
+class Lazy:
+    """`count` images of one shape; `decode(i)` gives image i as a uint8 array of that shape, from any thread.
+
+    Decoded images are kept when all of them fit in `cache_bytes`.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        shape: tuple[int, int, int],
+        decode: Callable[[int], np.ndarray],
+        cache_bytes: int = CACHE_BYTES,
+    ):
+        self.shape, self._count, self._decode = shape, count, decode
+        fits = count * int(np.prod(shape)) <= cache_bytes
+        self._kept = torch.empty(count, *shape, dtype=torch.uint8) if fits else None
+        self._have = torch.zeros(count, dtype=torch.bool)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _decoded(self, indices: list[int]) -> Tensor:
+        return torch.from_numpy(np.stack(list(pool().map(self._decode, indices))))
+
+    def take(self, indices: Tensor) -> Tensor:
+        if not len(indices):
+            return torch.empty(0, *self.shape, dtype=torch.uint8)
+        if self._kept is None:
+            return self._decoded(indices.tolist())
+        missing = indices[~self._have[indices]].unique()
+        if len(missing):
+            self._kept[missing] = self._decoded(missing.tolist())
+            self._have[missing] = True
+        return self._kept.index_select(0, indices)
+
+    def digest(self) -> str:
+        whole = hashlib.sha256()
+        for start in range(0, len(self), 1024):
+            whole.update(self.take(torch.arange(start, min(start + 1024, len(self)))).numpy().data)
+        return whole.hexdigest()
