@@ -1,0 +1,71 @@
+"""One process or many: what the loop needs of accelerate, and how several processes fail as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ..errors import Problem, UsageProblem
+
+
+def make_accelerator(trackers: tuple[str, ...], several_turns: bool, folder: Path):
+    """accelerate's view of the machine: CPU, GPU, or the processes that `accelerate launch` started.
+
+    Precision is not left to it: it would cast schedules and losses as well as networks.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.tracking import get_available_trackers
+
+    for tracker in trackers:
+        if tracker not in [str(t.value) for t in get_available_trackers()]:
+            raise UsageProblem(f"the tracker {tracker} is not installed; `pip install {tracker}`, or leave it out")
+    accelerator = Accelerator(
+        mixed_precision="no",
+        log_with=list(trackers) or None,
+        project_dir=folder / "trackers" if trackers else None,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=several_turns)],
+    )
+    if accelerator.distributed_type == "FSDP" and not accelerator.is_fsdp2:
+        raise UsageProblem("sharded training needs version 2 of FSDP; launch with `--fsdp_version 2`")
+    return accelerator
+
+
+def on_main(accelerator, action: Callable):
+    """What `action` returns on the main process, on every process; where it fails there, all leave."""
+    if accelerator.num_processes == 1:
+        return action()
+    from accelerate.utils import broadcast_object_list
+
+    outcome, problem = [None, 0], None
+    if accelerator.is_main_process:
+        try:
+            outcome = [action(), 0]
+        except Problem as error:
+            outcome, problem = [None, error.exit_code], error
+    broadcast_object_list(outcome)
+    if problem is not None:
+        raise problem
+    if outcome[1]:
+        raise SystemExit(outcome[1])
+    return outcome[0]
+
+
+def agreed(accelerator, number: int) -> int:
+    """The largest of the processes' numbers: what one of them has noticed, all act on at the same step."""
+    if accelerator.num_processes == 1:
+        return number
+    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
+
+
+@contextmanager
+def one_voice(accelerator):
+    """A problem that all processes meet is told by the main one alone."""
+    try:
+        yield
+    except Problem as problem:
+        if accelerator.is_main_process:
+            raise
+        raise SystemExit(problem.exit_code) from None
