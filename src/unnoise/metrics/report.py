@@ -1,0 +1,79 @@
+"""What an evaluation found: one row a number, never without its features, its count, its interval and its floor."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number. `floor` is the same metric of `floor_count` held-out images in place of the samples.
+
+    `value`, `low`, `high` and `floor` are None where they do not exist; then `note` says why.
+    """
+
+    metric: str
+    features: str
+    better: str  # "lower", "higher", "floor"
+    count: int
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    floor: float | None = None
+    floor_count: int = 0
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """The metric with the features it looks at, such as `frechet[classifier:fashion-mnist]`."""
+        return f"{self.metric}[{self.features}]"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The rows, and what they rest on: `reference` train images, `confidence` of the intervals, `notes` to a reader."""
+
+    rows: list[Row]
+    count: int
+    reference: int
+    seed: int
+    bootstrap: int
+    confidence: float
+    notes: list[str] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of that name, `metric[features]`, or `metric` alone when one row has it."""
+        found = [row for row in self.rows if name in (row.name, row.metric)]
+        if len(found) != 1:
+            raise KeyError(f"{name!r} names {len(found)} rows of: {', '.join(row.name for row in self.rows)}")
+        return found[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON: the settings, and under "metrics" a row by each name."""
+        out = {key: value for key, value in asdict(self).items() if key != "rows"}
+        return out | {"metrics": {row.name: asdict(row) for row in self.rows}}
+
+    def table(self) -> Table:
+        """A rich table for a person."""
+        from rich.table import Table
+
+        title = f"{self.count:,} samples against {self.reference:,} training images"
+        table = Table(title=title, caption="\n".join(self.notes) or None, caption_justify="left")
+        table.add_column("metric")
+        for column in ("value", f"{self.confidence:.0%} interval", "floor"):
+            table.add_column(column, justify="right")
+        table.add_column("note", style="dim")
+        arrow = {"lower": "↓", "higher": "↑", "floor": "≈"}
+        for row in self.rows:
+            interval = "" if row.low is None else f"{_short(row.low)} .. {_short(row.high)}"
+            name = f"{row.name} {arrow[row.better]}".replace("[", r"\[")
+            table.add_row(name, _short(row.value), interval, _short(row.floor), row.note)
+        return table
+
+
+def _short(number: float | None) -> str:
+    return "" if number is None else f"{number:.4g}"
