@@ -89,20 +89,24 @@ def emoji(get) -> dict[str, bytes]:
         caption, tags = words.get(code) or words[code.replace("-fe0f", "")]
         about = {"code": code, "name": row["short_name"], "caption": caption, "tags": tags}
         texts.append({**about, "category": row["category"], "subcategory": row["subcategory"]})
-    lines = ",\n".join(json.dumps(text, ensure_ascii=False) for text in texts)
-    out = {"emoji/rows.json": f"[\n{lines}\n]\n".encode()}
-
+    out = {}
+    first = [row["code"] for row in texts]  # the first row of those drawn alike (flags, families), in either style
     for style, package in ART.items():
         paths = [f"package/img/{style}/64/{row['image']}" for row in rows]
         found = members(get(package), paths)
-        images = []
-        for path in paths:
+        images, seen = [], {}
+        for i, path in enumerate(paths):
             image = Image.open(BytesIO(found[path])).convert("RGBA")
             ground = Image.new("RGBA", image.size, "white")
             ground.alpha_composite(image)
             images.append(np.asarray(ground.convert("RGB").resize((32, 32), Image.Resampling.BOX)))
+            twin = seen.setdefault(images[-1].tobytes(), i)
+            first = [first[twin] if code == first[i] else code for code in first]
         out[f"emoji/{style}.png"] = sheet(np.stack(images), columns=46, blank=255)
-    return out
+    for text, code in zip(texts, first, strict=True):
+        text["family"] = code
+    lines = ",\n".join(json.dumps(text, ensure_ascii=False) for text in texts)
+    return {**out, "emoji/rows.json": f"[\n{lines}\n]\n".encode()}
 
 
 def content(name: str, file: bytes) -> str:

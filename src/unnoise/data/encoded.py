@@ -110,7 +110,7 @@ def settle(
     if size is not None and channels is not None:
         return channels, *size
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # those images are refused by name
+        warnings.simplefilter("ignore")  # whatever Pillow warns of here is refused by name
         found = set(headers())
     channels = channels or max(c for c, _, _ in found)
     if size is not None:
