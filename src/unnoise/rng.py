@@ -40,8 +40,15 @@ class Rng:
     All draws are made on the CPU, in the order they are asked for, and then moved to `device`.
     """
 
-    def __init__(self, keys: Sequence[tuple[int, ...]], shared_key: tuple[int, ...] = (0,), device="cpu"):
+    def __init__(
+        self,
+        keys: Sequence[tuple[int, ...]],
+        shared_key: tuple[int, ...] = (0,),
+        device="cpu",
+        total: int | None = None,
+    ):
         self.keys = [tuple(int(k) for k in key) for key in keys]
+        self.total = len(self.keys) if total is None else total
         self.shared_key = tuple(int(k) for k in shared_key)
         self.device = torch.device(device)
         self._streams = [stream(*key) for key in self.keys]
@@ -53,10 +60,9 @@ class Rng:
         return cls([(int(seed),) for seed in seeds], device=device)
 
     @classmethod
-    def for_step(cls, seed: int, step: int, positions: Sequence[int], device="cpu") -> Rng:
-        """Streams for one training step: `positions` are places in the *global* batch held by this process."""
-        rng = cls([(seed, step, int(p)) for p in positions], shared_key=(seed, step), device=device)
-        return rng
+    def for_step(cls, seed: int, step: int, positions: Sequence[int], device="cpu", total: int | None = None) -> Rng:
+        """Streams for one training step: `positions` are the places in the global batch, of `total`, held by this process."""
+        return cls([(seed, step, int(p)) for p in positions], (seed, step), device, total)
 
     @property
     def positions(self) -> list[int]:
@@ -68,7 +74,7 @@ class Rng:
 
     def spawn(self, *purpose: int) -> Rng:
         """New streams for another purpose, independent of how much was drawn from these."""
-        return Rng([(*purpose, *key) for key in self.keys], (*purpose, *self.shared_key), self.device)
+        return Rng([(*purpose, *key) for key in self.keys], (*purpose, *self.shared_key), self.device, self.total)
 
     def _fill(self, draw, event: Sequence[int], dtype: torch.dtype) -> Tensor:
         out = torch.empty(len(self.keys), *event, dtype=dtype)

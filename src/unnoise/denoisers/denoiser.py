@@ -1,0 +1,54 @@
+"""The denoiser: x_t in, a law over x_0 out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ..laws import Estimate, Law
+from ..processes import Gaussian, Process
+from ..scalars import times
+from .preconditioning import Preconditioning
+
+Cond = Mapping[str, Tensor] | None
+
+
+class Denoiser(nn.Module):
+    """Anything that guesses the data behind a state of `process`: a network, an oracle, a guided denoiser."""
+
+    process: Process
+
+    def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Law:
+        """The law of x_0 given states `xt` at times `t` (batch,) and conditions `cond`."""
+        raise NotImplementedError
+
+
+class NetworkDenoiser(Denoiser):
+    r"""A network on a Gaussian process: x_0 = (F(c_in x_t, c_noise) - p x_t) / q, in float32 outside the network.
+
+    With `learned_range` the network has twice the channels, and the second half, mapped from [-1, 1] to [0, 1], says where
+    between the smallest and the largest reverse variance to step (improved-ddpm).
+    Networks see data: the state is brought back from the process's basis before, and the guess is data.
+    """
+
+    def __init__(
+        self, network: nn.Module, process: Gaussian, preconditioning: Preconditioning, learned_range: bool = False
+    ):
+        super().__init__()
+        self.network, self.process = network, process
+        self.preconditioning, self.learned_range = preconditioning, learned_range
+
+    def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Estimate:
+        point = self.process.with_derivatives(t, xt)
+        p, q = self.preconditioning.relation(point)
+        dtype = next((w.dtype for w in self.network.parameters()), xt.dtype)  # the state may be float64
+        scaled = self.process.data(times(self.preconditioning.c_in(point), xt)).to(dtype)
+        c_noise = self.preconditioning.c_noise(t.double(), self.process.schedule.log_snr(t.double()))
+        output = self.network(scaled, c_noise.to(dtype), cond).to(xt.dtype)
+        fraction = None
+        if self.learned_range:
+            output, v = output.chunk(2, dim=1)
+            fraction = (v + 1) / 2
+        mean = self.process.data(times(1 / q, self.process.state(output)) - times(p / q, xt))
+        return Estimate(mean, fraction=fraction)

@@ -1,0 +1,109 @@
+"""Guidance: a denoiser in, a denoiser out. Composable, in the order they are given, with every sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageProblem
+from ..laws import Estimate
+from .denoiser import Cond, Denoiser
+
+Guidance = Callable[[Denoiser], Denoiser]
+Rule = Callable[[Denoiser, Tensor, Tensor, Cond], Estimate]
+
+
+class Guided(Denoiser):
+    """A denoiser whose guess is made by `rule(denoiser, xt, t, cond)`."""
+
+    def __init__(self, denoiser: Denoiser, rule: Rule):
+        super().__init__()
+        self.denoiser, self.rule = denoiser, rule
+        self.process = denoiser.process
+
+    def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Estimate:
+        return self.rule(self.denoiser, xt, t, cond)
+
+
+def guided(denoiser: Denoiser, guidance: tuple[Guidance, ...] | list[Guidance]) -> Denoiser:
+    """The denoiser with each guidance applied to it in turn."""
+    for guide in guidance:
+        denoiser = guide(denoiser)
+    return denoiser
+
+
+def _keep(estimate: Estimate, mean: Tensor) -> Estimate:
+    raw = estimate.mean if estimate.unclipped is None else estimate.unclipped
+    return replace(estimate, mean=mean, unclipped=raw)
+
+
+def clip(low: float = -1.0, high: float = 1.0) -> Guidance:
+    """Clip the guess of x_0 to the range of the data (static thresholding)."""
+
+    def rule(denoiser, xt, t, cond):
+        estimate = denoiser(xt, t, cond)
+        return _keep(estimate, estimate.mean.clamp(low, high))
+
+    return lambda denoiser: Guided(denoiser, rule)
+
+
+def dynamic_threshold(percentile: float = 99.5) -> Guidance:
+    """Imagen's dynamic thresholding: clip to [-s, s] and divide by s, s = max(1, that percentile of |x_0| in the image)."""
+    if not 0 < percentile <= 100:
+        raise UsageProblem(f"the percentile of dynamic thresholding is {percentile}, but must lie in (0, 100]")
+
+    def rule(denoiser, xt, t, cond):
+        estimate = denoiser(xt, t, cond)
+        flat = estimate.mean.flatten(1)
+        s = torch.quantile(flat.abs(), percentile / 100, dim=1).clamp(min=1)
+        s = s.reshape(-1, *[1] * (estimate.mean.ndim - 1))
+        return _keep(estimate, estimate.mean.clamp(-s, s) / s)
+
+    return lambda denoiser: Guided(denoiser, rule)
+
+
+def drop(cond: Cond, mask: Tensor | None = None) -> Cond:
+    """Conditions replaced by the null condition, everywhere or where `mask` (batch,) is true: labels become -1."""
+    if cond is None:
+        return None
+    dropped = {}
+    for name, value in cond.items():
+        if value.is_floating_point():
+            raise UsageProblem(f"the condition {name!r} has no null value, so it cannot be dropped for guidance")
+        chosen = torch.ones(len(value), dtype=torch.bool, device=value.device) if mask is None else mask
+        dropped[name] = torch.where(chosen.reshape(-1, *[1] * (value.ndim - 1)), -1, value)
+    return dropped
+
+
+def classifier_free(weight: float) -> Guidance:
+    r"""Classifier-free guidance: unconditional + weight (conditional - unconditional) (2207.12598).
+
+    weight = 1 is plainly conditional, 0 unconditional; the paper's w is weight - 1. Combined in x_0, which is the same as in
+    eps, v or score, before any clipping. Both guesses come from one call of twice the batch; what else the estimate
+    carries (learned variances) is the conditional one's.
+    """
+
+    def rule(denoiser, xt, t, cond):
+        if cond is None:
+            raise UsageProblem(
+                "classifier-free guidance needs a condition to strengthen; give labels, or leave guidance out"
+            )
+        if weight == 1:
+            return denoiser(xt, t, cond)
+        null = drop(cond)
+        if weight == 0:
+            return denoiser(xt, t, null)
+        both = {name: torch.cat([value, null[name]]) for name, value in cond.items()}
+        estimate = denoiser(torch.cat([xt, xt]), torch.cat([t, t]), both)
+        conditional, unconditional = estimate.mean.chunk(2)
+        halves = {
+            name: value.chunk(2)[0]
+            for name in ("variance", "fraction")
+            if (value := getattr(estimate, name)) is not None
+        }
+        return Estimate(unconditional + weight * (conditional - unconditional), **halves)
+
+    return lambda denoiser: Guided(denoiser, rule)

@@ -1,0 +1,83 @@
+r"""Denoising: compare the guess with the truth in some kind of prediction, weight the error, choose the times.
+
+For any kind F = p x_t + q x_0 (see denoisers/preconditioning.py) the two sides share x_t, so
+
+    F_guess - F_true = q (x_0_guess - x_0).
+
+What is compared is therefore a weighting of the error in x_0, and one formula serves eps, v, x_0, score and EDM's F.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..denoisers.denoiser import Cond, Denoiser
+from ..denoisers.guidance import drop
+from ..denoisers.preconditioning import relation
+from ..errors import UsageProblem, unknown
+from ..processes.gaussian import Point
+from ..rng import Rng
+from ..scalars import Scalar, times
+from .objective import Loss, Objective
+from .times import Times
+
+WEIGHTINGS: dict[str, Callable[[Point], Scalar]] = {"constant": lambda c: 1.0}
+
+
+def mean_event(x: Tensor) -> Tensor:
+    """Mean over all axes but the first."""
+    return x.flatten(1).mean(1)
+
+
+class Matching(Objective):
+    r"""E_t weight(t) mean_d (F_guess - F_true)^2, with F the kind that is compared.
+
+    compare   "eps", "x0", "v", "score", "velocity", or "F": the output of the denoiser's own network.
+    weighting a name of WEIGHTINGS, or any function of the point (its log_snr, alpha, sigma).
+    times     the distribution of t.
+    drop      the probability with which an example loses its condition, for classifier-free guidance.
+    """
+
+    def __init__(
+        self,
+        compare: str,
+        times: Times,
+        weighting: str | Callable[[Point], Scalar] = "constant",
+        drop: float = 0.0,
+    ):
+        super().__init__()
+        if isinstance(weighting, str) and weighting not in WEIGHTINGS:
+            raise unknown("weighting", weighting, WEIGHTINGS)
+        if not 0 <= drop <= 1:
+            raise UsageProblem(f"the probability of dropping the condition is {drop}, but must lie in [0, 1]")
+        self.compare, self.times, self.drop = compare, times, drop
+        self.weighting = WEIGHTINGS[weighting] if isinstance(weighting, str) else weighting
+
+    def _relation(self, denoiser: Denoiser, point: Point) -> tuple[Scalar, Scalar]:
+        if self.compare == "F":
+            return denoiser.preconditioning.relation(point)
+        return relation(self.compare, point)
+
+    def forward(self, denoiser: Denoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:
+        process = denoiser.process
+        t, importance = self.times.sample(process, rng)
+        if self.drop > 0:
+            cond = drop(cond, rng.bernoulli(self.drop))
+        xt = process.corrupt(x0, t, rng)
+        return self.compare_at(denoiser, x0, xt, t, cond, importance)
+
+    def compare_at(self, denoiser: Denoiser, x0: Tensor, xt: Tensor, t: Tensor, cond: Cond, importance: Tensor) -> Loss:
+        """The loss at given times and states."""
+        point = denoiser.process.with_derivatives(t, xt)
+        _, q = self._relation(denoiser, point)
+        error = denoiser.process.state(denoiser(xt, t, cond).mean - x0)
+        weight = torch.as_tensor(self.weighting(point), dtype=torch.float64, device=x0.device).reshape(-1)
+        unweighted = weight.to(x0.dtype) * mean_event(times(q, error).square())
+        return Loss(importance.to(x0.dtype) * unweighted, t=t, unweighted=unweighted.detach())
+
+    def observe(self, loss: Loss) -> None:
+        if loss.t is not None and loss.unweighted is not None:
+            self.times.observe(loss.t, loss.unweighted)

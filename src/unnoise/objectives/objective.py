@@ -1,0 +1,45 @@
+"""What a training loop needs to know of an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from ..denoisers.denoiser import Cond, Denoiser
+from ..rng import Rng
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One number per example, (batch,), to be averaged; `terms` are parts or companions worth a line in the metrics.
+
+    `t` are the times drawn, `unweighted` the losses before importance weights, for distributions of t that adapt.
+    """
+
+    per_example: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    t: Tensor | None = None
+    unweighted: Tensor | None = None
+
+
+class Objective(nn.Module):
+    """forward(denoiser, x0, cond, rng, turn) -> Loss.
+
+    `turns` names the optimisers that move in turn at every step (one, unless several networks are trained against each
+    other), and `parameters_of` what each of them moves.
+    """
+
+    turns: tuple[str, ...] = ("denoiser",)
+
+    def parameters_of(self, denoiser: Denoiser, turn: str) -> Iterable[nn.Parameter]:
+        """The parameters that `turn` moves: all of the denoiser's and the objective's own, by default."""
+        yield from denoiser.parameters()
+        yield from self.parameters()
+
+    def forward(self, denoiser: Denoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:
+        raise NotImplementedError
+
+    def observe(self, loss: Loss) -> None:
+        """Called after each step with the losses of the global batch; adaptive distributions of t learn from it."""

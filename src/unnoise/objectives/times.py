@@ -1,0 +1,113 @@
+"""Distributions of the time at which an example is noised during training.
+
+`sample(process, rng)` gives times (batch,), float64, and importance weights (batch,) that make the weighted loss an unbiased
+estimate of the loss under the distribution the objective means.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..processes import Gaussian, Process
+from ..rng import Rng
+
+
+class Times(nn.Module):
+    """A distribution over t. Most have weight 1: the distribution itself is what the objective means."""
+
+    def sample(self, process: Process, rng: Rng) -> tuple[Tensor, Tensor]:
+        t = self.draw(process, rng)
+        return t, torch.ones_like(t)
+
+    def draw(self, process: Process, rng: Rng) -> Tensor:
+        raise NotImplementedError
+
+    def observe(self, t: Tensor, loss: Tensor) -> None:
+        """Told, after each step, which losses (batch,) were seen at which times."""
+
+
+class Uniform(Times):
+    """t uniform in [start, 1]."""
+
+    def __init__(self, start: float = 0.0):
+        super().__init__()
+        self.start = start
+
+    def draw(self, process: Process, rng: Rng) -> Tensor:
+        return self.start + (1 - self.start) * rng.uniform()
+
+
+class UniformSteps(Times):
+    """t = i / steps, i uniform in 1..steps: the discrete-time papers."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.steps = steps
+
+    def draw(self, process: Process, rng: Rng) -> Tensor:
+        return (rng.integers(self.steps) + 1).double() / self.steps
+
+
+class Stratified(Times):
+    r"""Low-discrepancy times, t_i = (u + i / n) mod 1 with one u for the n examples of the global batch (2107.00630, I.1).
+
+    Each t is uniform, and the batch covers [0, 1] evenly. With `steps`, rounded up to i / steps.
+    """
+
+    def __init__(self, steps: int | None = None, start: float = 0.0):
+        super().__init__()
+        self.steps, self.start = steps, start
+
+    def draw(self, process: Process, rng: Rng) -> Tensor:
+        u = torch.rand((), generator=rng.shared, dtype=torch.float64)
+        places = torch.tensor(rng.positions, dtype=torch.float64)
+        t = ((u + places / rng.total) % 1.0).to(rng.device)
+        if self.steps is not None:
+            return (t * self.steps).floor().add(1).clamp(max=self.steps) / self.steps
+        return self.start + (1 - self.start) * t
+
+
+class LogNormal(Times):
+    """EDM's: ln(sigma / alpha) normal with mean p_mean and standard deviation p_std (2206.00364, table 1)."""
+
+    def __init__(self, p_mean: float = -1.2, p_std: float = 1.2):
+        super().__init__()
+        self.p_mean, self.p_std = p_mean, p_std
+
+    def draw(self, process: Gaussian, rng: Rng) -> Tensor:
+        log_ratio = self.p_mean + self.p_std * rng.normal(dtype=torch.float64)
+        return process.schedule.time(-2 * log_ratio).clamp(min=1e-12)
+
+
+class LossSecondMoment(Times):
+    r"""improved-ddpm's importance sampling: p_i ~ sqrt(mean of the last squared losses at step i) (2102.09672, sec. 3.3).
+
+    Uniform until every step has `history` losses; then mixed with a uniform share `floor`. The weight is 1 / (steps p_i).
+    """
+
+    def __init__(self, steps: int, history: int = 10, floor: float = 0.001):
+        super().__init__()
+        self.steps, self.floor = steps, floor
+        self.register_buffer("losses", torch.zeros(steps, history, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(steps, dtype=torch.int64))
+
+    @property
+    def probabilities(self) -> Tensor:
+        """p_i for i = 1..steps, summing to 1."""
+        if int(self.counts.min()) < self.losses.shape[1]:
+            return torch.full((self.steps,), 1 / self.steps, dtype=torch.float64, device=self.losses.device)
+        size = self.losses.square().mean(1).sqrt()
+        return (1 - self.floor) * size / size.sum() + self.floor / self.steps
+
+    def sample(self, process: Process, rng: Rng) -> tuple[Tensor, Tensor]:
+        p = self.probabilities
+        u = rng.uniform().to(p.device)
+        i = torch.searchsorted(p.cumsum(0) / p.sum(), u, right=True).clamp(max=self.steps - 1)
+        return (i + 1).double() / self.steps, 1 / (self.steps * p[i])
+
+    def observe(self, t: Tensor, loss: Tensor) -> None:
+        history = self.losses.shape[1]
+        for i, value in zip((t * self.steps).round().long().tolist(), loss.double().tolist(), strict=True):
+            self.losses[i - 1, self.counts[i - 1] % history] = value  # a ring; the order within does not matter
+            self.counts[i - 1] += 1

@@ -1,0 +1,50 @@
+"""What every process offers. Further faces (a flow, an SDE, jump rates) are asked for by type, when a sampler is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..laws import Law
+from ..rng import Rng
+
+
+class Process(nn.Module):
+    r"""A way to destroy data, x_0 at t = 0 becoming noise at t = 1.
+
+    *Data* is what the network guesses; the *state* x_t is what a sampler moves. They are the same tensor for most
+    processes; not where the state lives in another basis (blurring) or carries a velocity (critically damped Langevin).
+    Times are given as a `Tensor` of shape (batch,), or as a point: one time for the whole batch with its coefficients.
+    """
+
+    def point(self, t: float):
+        """The point of time t: whatever solvers need to know of it, computed once."""
+        return self.points([t])[0]
+
+    def points(self, times: Sequence[float]) -> list:
+        raise NotImplementedError
+
+    def state(self, x0: Tensor) -> Tensor:
+        """Data in the coordinates of the state."""
+        return x0
+
+    def data(self, xt: Tensor) -> Tensor:
+        """The data part of a state, in the coordinates of data."""
+        return xt
+
+    def prior(self, shape: Sequence[int], t=None) -> Law:
+        """The law of the state that sampling starts from, for a batch of data of `shape`."""
+        raise NotImplementedError
+
+    def marginal(self, x0: Tensor, t) -> Law:
+        """q(x_t | x_0), a law of the state."""
+        raise NotImplementedError
+
+    def posterior(self, xt: Tensor, x0: Tensor, t, s, eta: float = 1.0) -> Law:
+        """q(x_s | x_t, x_0) for s < t. eta = 1 is the Markov chain's, eta = 0 the deterministic one of the same marginals."""
+        raise NotImplementedError
+
+    def corrupt(self, x0: Tensor, t, rng: Rng) -> Tensor:
+        """A sample of q(x_t | x_0)."""
+        return self.marginal(x0, t).sample(rng)

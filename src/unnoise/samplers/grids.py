@@ -1,0 +1,165 @@
+"""Grids: the times a sampler visits, from noise to data. Grids own all rounding; schedules have none.
+
+A grid is called with the process and gives points. Every grid here ends at clean data, so n steps make n + 1 points.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from ..errors import UsageProblem
+from ..processes import Gaussian, Process
+from ..processes.gaussian import CLEAN, Point
+
+GRIDS: dict[str, type[Grid]] = {}
+"""Every grid, by name."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """`steps` steps from noise to clean data."""
+
+    name: ClassVar[str] = ""
+    steps: int = 50
+
+    def __init_subclass__(cls) -> None:
+        GRIDS[cls.name] = cls
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UsageProblem(f"steps is {self.steps}, but a sampler needs at least 1")
+
+    def times(self, process: Process) -> list[float]:
+        """Decreasing times in (0, 1], one for each step."""
+        raise NotImplementedError
+
+    def __call__(self, process: Process) -> list[Point]:
+        times = self.times(process)
+        if any(a <= b for a, b in zip(times, times[1:], strict=False)):
+            raise UsageProblem(f"the grid {self.name!r} repeats times at {self.steps} steps; take fewer steps")
+        if not isinstance(process, Gaussian):
+            return process.points([*times, 0.0])
+        return [*process.points(times), CLEAN]
+
+
+def _ladder(process: Process) -> int:
+    steps = getattr(getattr(process, "schedule", process), "steps", None)
+    if steps is None:
+        raise UsageProblem("this model has no integer steps to choose from; use the grid uniform, karras or log-snr")
+    return steps
+
+
+@dataclass(frozen=True)
+class Uniform(Grid):
+    """Evenly spaced t from `start` down: start (n - i) / n."""
+
+    name: ClassVar[str] = "uniform"
+    start: float = 1.0
+
+    def times(self, process: Process) -> list[float]:
+        return [self.start * (self.steps - i) / self.steps for i in range(self.steps)]
+
+
+@dataclass(frozen=True)
+class Quadratic(Grid):
+    """t = start ((n - i) / n)^2: steps shrink towards data."""
+
+    name: ClassVar[str] = "quadratic"
+    start: float = 1.0
+
+    def times(self, process: Process) -> list[float]:
+        return [self.start * ((self.steps - i) / self.steps) ** 2 for i in range(self.steps)]
+
+
+@dataclass(frozen=True)
+class Integers(Grid):
+    r"""A subset of the integer steps 1..T a discrete-time model was trained on.
+
+    both      both ends, evenly spaced, by improved-ddpm's rounding of an accumulated stride
+    leading   1, 1 + c, 1 + 2c, ... with c = T // n: DDIM's "uniform", which never reaches T. If n does not divide T the
+              published code takes more than n steps; here exactly n are taken, from the low end.
+    trailing  T, T - T/n, ...: ends at T
+    quadratic DDIM's "quad": 1 + int(linspace(0, sqrt(0.8 T), n)^2), which starts at 0.8 T
+    """
+
+    name: ClassVar[str] = "integers"
+    spacing: Literal["both", "leading", "trailing", "quadratic"] = "both"
+
+    def indices(self, total: int) -> list[int]:
+        """Increasing integers in 1..total."""
+        n = self.steps
+        if n > total:
+            raise UsageProblem(f"{n} steps were asked of a model that was trained with {total}; take at most {total}")
+        if self.spacing == "both":
+            stride, at, chosen = (total - 1) / max(n - 1, 1), 0.0, []
+            for _ in range(n):
+                chosen.append(1 + round(at))
+                at += stride
+            return chosen if n > 1 else [total]
+        if self.spacing == "leading":
+            return [1 + i * (total // n) for i in range(n)]
+        if self.spacing == "trailing":
+            return [round(total * (i + 1) / n) for i in range(n)]
+        squares = torch.linspace(0, math.sqrt(0.8 * total), n, dtype=torch.float64) ** 2
+        return sorted({1 + int(value) for value in squares.tolist()})
+
+    def times(self, process: Process) -> list[float]:
+        total = _ladder(process)
+        return [i / total for i in reversed(self.indices(total))]
+
+
+def _ratio_at_one(process: Process) -> float:
+    if not isinstance(process, Gaussian):
+        raise UsageProblem(
+            f"this grid needs noise levels, and a {type(process).__name__} process has none; use uniform"
+        )
+    return process.point(1.0).ratio
+
+
+def _times_of_ratios(process: Gaussian, ratios: torch.Tensor) -> list[float]:
+    return process.schedule.time(-2 * ratios.log()).tolist()
+
+
+@dataclass(frozen=True)
+class Karras(Grid):
+    r"""EDM's: (sigma/alpha)^(1/rho) evenly spaced from sigma_max to sigma_min, both included (2206.00364, eq. 5).
+
+    `sigma_max` None: the process's own at t = 1, or 80 where that is larger (cosine schedules end at 10^4 and more).
+    """
+
+    name: ClassVar[str] = "karras"
+    steps: int = 18
+    sigma_min: float = 0.002
+    sigma_max: float | None = None
+    rho: float = 7.0
+
+    def ratios(self, process: Process) -> torch.Tensor:
+        top = self.sigma_max or min(_ratio_at_one(process), 80.0)
+        if not 0 < self.sigma_min < top:
+            raise UsageProblem(f"sigma_min is {self.sigma_min}, but must lie between 0 and sigma_max = {top:.4g}")
+        ramp = torch.arange(self.steps, dtype=torch.float64) / max(self.steps - 1, 1)
+        a, b = top ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        return (a + ramp * (b - a)) ** self.rho
+
+    def times(self, process: Process) -> list[float]:
+        return _times_of_ratios(process, self.ratios(process))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class LogSNR(Grid):
+    """Evenly spaced in log-SNR between sigma/alpha = sigma_max and sigma_min."""
+
+    name: ClassVar[str] = "log-snr"
+    sigma_min: float = 0.002
+    sigma_max: float | None = None
+
+    def times(self, process: Process) -> list[float]:
+        top = self.sigma_max or min(_ratio_at_one(process), 80.0)
+        if not 0 < self.sigma_min < top:
+            raise UsageProblem(f"sigma_min is {self.sigma_min}, but must lie between 0 and sigma_max = {top:.4g}")
+        ramp = torch.arange(self.steps, dtype=torch.float64) / max(self.steps - 1, 1)
+        return _times_of_ratios(process, (math.log(top) + ramp * math.log(self.sigma_min / top)).exp())  # type: ignore

@@ -1,0 +1,99 @@
+"""Steps along the probability-flow ODE in the process's own time, and EDM's churn, which makes any step stochastic.
+
+A step to clean data is the guess itself, whatever the solver: the exact limit of every one of them (EDM's last step).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..errors import UsageProblem
+from ..processes.gaussian import Point
+from ..rng import Rng
+from .loop import Denoise, Step
+
+
+@dataclass(frozen=True)
+class Euler(Step):
+    """x_s = x_t + (s - t) dx/dt. In EDM's process, dx/dsigma = (x - D(x; sigma)) / sigma."""
+
+    name: ClassVar[str] = "euler"
+    order: ClassVar[int] = 1
+
+    def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state, rng: Rng) -> tuple[Tensor, None]:
+        x0 = denoise(x, t).mean
+        if s.is_clean:
+            return denoise.process.state(x0), None
+        return x + (s.t - t.t) * denoise.process.velocity(x, x0, t), None
+
+
+@dataclass(frozen=True)
+class Heun(Step):
+    r"""The second-order Runge-Kutta step with its trial point at a fraction `a` of the way (2206.00364, alg. 1 and 3).
+
+    a = 1 Heun, 1/2 midpoint, 2/3 Ralston: x_s = x_t + h ((1 - 1/(2a)) d + 1/(2a) d'), d' at the trial point.
+    """
+
+    name: ClassVar[str] = "heun"
+    order: ClassVar[int] = 2
+    a: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.a <= 1:
+            raise UsageProblem(f"a is {self.a}, but the trial point must lie within the step, 0 < a <= 1")
+
+    def evaluations(self, steps: int) -> int:
+        return 2 * steps - 1
+
+    def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state, rng: Rng) -> tuple[Tensor, None]:
+        process = denoise.process
+        x0 = denoise(x, t).mean
+        if s.is_clean:
+            return process.state(x0), None
+        h = s.t - t.t
+        d = process.velocity(x, x0, t)
+        trial = s if self.a == 1 else process.point(t.t + self.a * h)
+        x_trial = x + self.a * h * d
+        d_trial = process.velocity(x_trial, denoise(x_trial, trial).mean, trial)
+        weight = 1 / (2 * self.a)
+        return x + h * ((1 - weight) * d + weight * d_trial), None
+
+
+@dataclass(frozen=True)
+class Churn(Step):
+    r"""EDM's stochastic sampler (2206.00364, alg. 2): before each step of `inner`, noise is added to raise sigma/alpha.
+
+    gamma = min(s_churn / steps, sqrt 2 - 1) where s_min <= sigma/alpha <= s_max; the new noise is scaled by s_noise.
+    """
+
+    name: ClassVar[str] = "churn"
+    inner: Step = field(default_factory=Heun)
+    s_churn: float = 40.0
+    s_min: float = 0.05
+    s_max: float = 50.0
+    s_noise: float = 1.003
+
+    @property
+    def weak_order(self) -> int | None:  # type: ignore[override]
+        return self.inner.order
+
+    def evaluations(self, steps: int) -> int:
+        return self.inner.evaluations(steps)
+
+    def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]):
+        gamma = min(self.s_churn / (len(points) - 1), 2**0.5 - 1)
+        return gamma, self.inner.init(denoise, x, points)
+
+    def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state, rng: Rng):
+        gamma, inner = state
+        if gamma > 0 and self.s_min <= t.ratio <= self.s_max:
+            raised = t.half_log_snr - math.log1p(gamma)
+            t, law = denoise.process.noisier(x, t, 2 * raised)
+            x = law.mean + law.std * self.s_noise * rng.normal_like(x)
+        x, inner = self.inner.step(denoise, x, t, s, inner, rng)
+        return x, (gamma, inner)

@@ -1,0 +1,33 @@
+"""The few functions that solver arithmetic needs, for Python floats and tensors alike.
+
+A solver's coefficients are plain floats (64-bit, and hundreds of times cheaper than a tensor of one number) unless the
+process has one coefficient per frequency or per example; then the same formula runs on tensors.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+Scalar = float | Tensor
+
+
+def sqrt(a: Scalar) -> Scalar:
+    return a.sqrt() if isinstance(a, Tensor) else math.sqrt(a)
+
+
+def expm1(a: Scalar) -> Scalar:
+    return a.expm1() if isinstance(a, Tensor) else math.expm1(a)
+
+
+def log(a: Scalar) -> Scalar:
+    """Natural logarithm, -inf at zero (as torch has it)."""
+    if isinstance(a, Tensor):
+        return a.log()
+    return math.log(a) if a > 0 else -math.inf
+
+
+def times(coefficient: Scalar, x: Tensor) -> Tensor:
+    """`coefficient * x` in the type of `x`: coefficients are computed in float64 and cast last."""
+    return x * coefficient.to(x.dtype) if isinstance(coefficient, Tensor) else x * coefficient

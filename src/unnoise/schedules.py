@@ -1,0 +1,212 @@
+r"""Schedules: how much signal and how much noise at each time, x_t = alpha(t) x_0 + sigma(t) eps.
+
+t runs from 0 (data) to 1 (noise). All arithmetic is in float64. A schedule is a module, because some papers learn it.
+log-SNR is lambda = 2 log(alpha / sigma); the *noise-to-signal ratio* sigma / alpha is what EDM calls sigma.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UsageProblem
+
+
+def _double(t) -> Tensor:
+    return torch.as_tensor(t, dtype=torch.float64)
+
+
+class Schedule(nn.Module):
+    """alpha(t) and sigma(t), float64, of the shape of t (or with trailing axes: one coefficient per frequency)."""
+
+    prior_std: float | None = None
+    """Standard deviation of the noise that sampling starts from; None: sigma at the first point of the grid."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def sigma(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """2 log(alpha / sigma); +inf where sigma = 0."""
+        t = _double(t)
+        return 2 * (self.alpha(t).log() - self.sigma(t).log())
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        """The t in [0, 1] at which the log-SNR is `log_snr`: by bisection, unless a schedule knows better."""
+        target = _double(log_snr)
+        low, high = torch.zeros_like(target), torch.ones_like(target)
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = self.log_snr(middle) > target
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        return (low + high) / 2
+
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """d alpha / dt and d sigma / dt."""
+        t = _double(t)
+        _, tangents = torch.func.jvp(lambda u: (self.alpha(u), self.sigma(u)), (t,), (torch.ones_like(t),))
+        return tangents
+
+
+class VariancePreserving(Schedule):
+    """alpha^2 + sigma^2 = 1: given by log alpha(t)."""
+
+    prior_std = 1.0
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.log_alpha(_double(t)).exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (-torch.expm1(2 * self.log_alpha(_double(t)))).sqrt()
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        log_square = 2 * self.log_alpha(_double(t))
+        return log_square - (-torch.expm1(log_square)).log()
+
+
+def _log_alpha_of(log_snr: Tensor) -> Tensor:
+    """log alpha of a variance-preserving pair with this log-SNR: alpha^2 = sigmoid(lambda)."""
+    return 0.5 * nn.functional.logsigmoid(log_snr)
+
+
+def linear_betas(steps: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
+    """DDPM's betas, evenly spaced; the published ends belong to 1000 steps and are scaled by 1000/steps otherwise."""
+    scale = 1000 / steps
+    if scale * last >= 1:
+        raise UsageProblem(f"{steps} steps are too few for linear betas up to {last}·1000/steps; use 21 steps or more")
+    return torch.linspace(scale * first, scale * last, steps, dtype=torch.float64)
+
+
+def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> Tensor:
+    r"""beta_i = min(1 - f(i/T) / f((i-1)/T), largest), f(u) = cos^2((u + s)/(1 + s) pi/2) (2102.09672, eq. 17)."""
+    u = torch.arange(steps + 1, dtype=torch.float64) / steps
+    f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
+    return (1 - f[1:] / f[:-1]).clamp(max=largest)
+
+
+class FromBetas(VariancePreserving):
+    r"""The chain of the discrete-time papers: alpha(i/T)^2 = prod_{j<=i} (1 - beta_j), alpha(0) = 1.
+
+    Between the integers log alpha is interpolated linearly, so that continuous-time solvers can run on the same model.
+    """
+
+    def __init__(self, betas: Tensor):
+        super().__init__()
+        betas = _double(betas)
+        if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
+            raise UsageProblem("betas must be a vector of numbers strictly between 0 and 1")
+        self.steps = len(betas)
+        table = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * torch.log1p(-betas).cumsum(0)])
+        self.register_buffer("table", table, persistent=False)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.table = self.table.double()  # a model moved to half precision keeps its schedule in float64
+        return self
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        table = self.table.to(t.device)
+        left = (t * self.steps).detach().floor().clamp(0, self.steps - 1)
+        i = left.long()
+        return table[i] + (t * self.steps - left) * (table[i + 1] - table[i])
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        log_alpha = _log_alpha_of(_double(log_snr))
+        table = self.table.to(log_alpha.device)
+        i = torch.searchsorted(-table, -log_alpha).clamp(1, self.steps)
+        fraction = (log_alpha - table[i - 1]) / (table[i] - table[i - 1])
+        return (i - 1 + fraction.clamp(max=1.0)) / self.steps
+
+
+class LinearVP(VariancePreserving):
+    r"""score-sde's VP: beta(t) linear from beta_min to beta_max, log alpha = -(beta_min t / 2 + (beta_max - beta_min) t^2 / 4)."""
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+        super().__init__()
+        self.beta_min, self.beta_max = beta_min, beta_max
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        return -(self.beta_min * t / 2 + (self.beta_max - self.beta_min) * t * t / 4)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        c, d = -2 * _log_alpha_of(_double(log_snr)), self.beta_max - self.beta_min
+        return 2 * c / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * d * c))  # stable root of d t^2/2 + b t = c
+
+
+class Cosine(VariancePreserving):
+    r"""alpha = cos(pi t / 2), cut to log-SNR in [log_snr_min, log_snr_max]: lambda(t) = -2 log tan(a t + b).
+
+    (2207.12598, sec. 3.1: b = arctan e^{-lambda_max/2}, a = arctan e^{-lambda_min/2} - b.)
+    """
+
+    def __init__(self, log_snr_min: float = -20.0, log_snr_max: float = 20.0):
+        super().__init__()
+        self.log_snr_min, self.log_snr_max = log_snr_min, log_snr_max
+        self.offset = math.atan(math.exp(-log_snr_max / 2))
+        self.slope = math.atan(math.exp(-log_snr_min / 2)) - self.offset
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return -2 * torch.tan(self.slope * _double(t) + self.offset).log()
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        return torch.cos(self.slope * t + self.offset).log()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sin(self.slope * _double(t) + self.offset)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return (torch.atan(torch.exp(-_double(log_snr) / 2)) - self.offset) / self.slope
+
+
+class VE(Schedule):
+    """score-sde's variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t."""
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
+        super().__init__()
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(_double(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** _double(t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return (-_double(log_snr) / 2 - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
+
+
+class EDM(Schedule):
+    """EDM's choice, noise level as time: alpha = 1, sigma = sigma_max t (2206.00364, table 1)."""
+
+    def __init__(self, sigma_max: float = 80.0):
+        super().__init__()
+        self.sigma_max = sigma_max
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(_double(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_max * _double(t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return torch.exp(-_double(log_snr) / 2) / self.sigma_max
+
+
+class Rectified(Schedule):
+    """The straight path of rectified flows: alpha = 1 - t, sigma = t."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - _double(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return _double(t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-_double(log_snr) / 2)
