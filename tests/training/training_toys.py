@@ -61,7 +61,7 @@ class Simple(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.log_weight = nn.Parameter(torch.zeros(()))
+        self.log_weight = nn.Parameter(torch.zeros(1))
         self.register_buffer("seen", torch.zeros(2, dtype=torch.float64))
 
     def forward(self, denoiser, x0, cond, rng, turn) -> Loss:

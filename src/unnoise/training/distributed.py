@@ -11,7 +11,7 @@ import torch
 from ..errors import Problem, UsageProblem
 
 
-def make_accelerator(trackers: tuple[str, ...], several_turns: bool, folder: Path):
+def make_accelerator(trackers: tuple[str, ...], folder: Path):
     """accelerate's view of the machine: CPU, GPU, or the processes that `accelerate launch` started.
 
     Precision is not left to it: it would cast schedules and losses as well as networks.
@@ -23,10 +23,12 @@ def make_accelerator(trackers: tuple[str, ...], several_turns: bool, folder: Pat
         if tracker not in [str(t.value) for t in get_available_trackers()]:
             raise UsageProblem(f"the tracker {tracker} is not installed; `pip install {tracker}`, or leave it out")
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # without it, processes launched on a CPU would not find each other
         mixed_precision="no",
         log_with=list(trackers) or None,
         project_dir=folder / "trackers" if trackers else None,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=several_turns)],
+        # A turn moves some of the parameters, and a network may own some that no loss reaches.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if accelerator.distributed_type == "FSDP" and not accelerator.is_fsdp2:
         raise UsageProblem("sharded training needs version 2 of FSDP; launch with `--fsdp_version 2`")

@@ -63,8 +63,7 @@ def train(
     On the same machine with as many processes, a resumed run continues to the last bit. Raises Problem when the loss is
     no longer finite, when the disk refuses, when the checkpoint does not fit; Interrupted after SIGINT or SIGTERM.
     """
-    several = len(getattr(objective, "turns", ())) > 1
-    accelerator = make_accelerator(options.trackers, several, run.path)
+    accelerator = make_accelerator(options.trackers, run.path)
     device = accelerator.device
     with ExitStack() as stack:
         stack.enter_context(one_voice(accelerator))
