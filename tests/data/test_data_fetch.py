@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import resource
 import shutil
 import stat
 import struct
@@ -220,6 +221,24 @@ def test_an_unwritable_cache(world):
     with pytest.raises(Problem) as caught:
         get("tiny", root=tmp_path / "file" / "cache")
     sentence(caught, tmp_path / "file" / "cache", "UNNOISE_DATA")
+
+
+def test_a_full_disk(world, monkeypatch):
+    tmp_path, _, _, _ = world
+    make, (soft, hard) = fetch._tensors, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def filling(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+        return make(*arguments)
+
+    monkeypatch.setattr(fetch, "_tensors", filling)
+    try:
+        with pytest.raises(Problem) as caught:
+            get("tiny")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    sentence(caught, "cannot write", tmp_path / "cache" / "tiny.safetensors", "space")
+    assert nothing_left(tmp_path)
 
 
 def test_a_broken_cached_file(world):

