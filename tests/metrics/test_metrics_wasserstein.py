@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from unnoise.errors import UsageProblem
 from unnoise.metrics import sliced_wasserstein
-from unnoise.metrics.wasserstein import directions, quantile_steps, transport_1d
+from unnoise.metrics.wasserstein import Staircase, directions
 from unnoise.rng import stream
 
 
@@ -38,12 +38,12 @@ def test_unequal_counts_in_one_dimension_is_the_linear_programme(n, m):
 
 
 @pytest.mark.parametrize(("n", "m"), [(3, 7), (4, 6), (1000, 999), (10, 1000)])
-def test_the_common_steps_cover_the_unit_interval_once(n, m):
-    width, i, j = quantile_steps(n, m)
-    assert width.sum().item() == pytest.approx(1, rel=1e-12) and width.min() > 0
-    for index, count in ((i, n), (j, m)):
-        shares = torch.zeros(count, dtype=torch.float64).index_add_(0, index, width)
-        assert torch.allclose(shares, torch.full_like(shares, 1 / count), rtol=1e-12)
+def test_a_staircase_keeps_mean_and_second_moment(n, m):
+    """Steps cover the unit interval once, and the variance of y is that between its step means plus that within."""
+    y = torch.randn(2, m, generator=stream(n)).double().sort(1).values
+    steps = Staircase.of(y, n)
+    assert torch.allclose(steps.mean.mean(1), y.mean(1), rtol=1e-12)
+    assert torch.allclose(steps.mean.square().mean(1) + steps.variance, y.square().mean(1), rtol=1e-12)
 
 
 def test_repeating_every_example_changes_nothing():
@@ -61,9 +61,9 @@ def test_gaussians_in_one_dimension():
 def test_a_shift_is_seen_through_its_component_along_each_line():
     x, shift = np.random.default_rng(2).normal(size=(30, 4)), np.array([1.0, -2.0, 0.5, 3.0])
     lines = directions(4, 64, stream(5)).numpy()
-    expected = ((shift @ lines) ** 2).mean() ** 0.5
+    expected = ((lines @ shift) ** 2).mean() ** 0.5
     assert sliced_wasserstein(x, x + shift, projections=64, seed=5) == pytest.approx(expected, rel=1e-12)
-    along = (shift @ directions(4, 40_000, stream(6)).numpy()) ** 2
+    along = (directions(4, 40_000, stream(6)).numpy() @ shift) ** 2
     assert along.mean() == pytest.approx((shift**2).sum() / 4, abs=4 * along.std() / 200)  # E u u^T = 1/d
 
 
@@ -78,11 +78,10 @@ def test_the_lines_come_from_the_generator_alone():
     assert first == sliced_wasserstein(x, y, 16, generator=stream(7)) != sliced_wasserstein(x, y, 16, seed=8)
 
 
-def test_columns_are_independent():
-    x, y = torch.randn(9, 3, generator=stream(0)).sort(0).values, torch.randn(6, 3, generator=stream(1)).sort(0).values
-    x, y = x.double(), y.double()
-    one_by_one = torch.cat([transport_1d(x[:, [i]], y[:, [i]]) for i in range(3)])
-    assert torch.allclose(transport_1d(x, y), one_by_one, rtol=1e-12)
+def test_lines_are_independent():
+    x, y = (torch.randn(3, n, generator=stream(n)).double().sort(1).values for n in (9, 6))
+    one_by_one = torch.cat([Staircase.of(y[[i]], 9).transport(x[[i]]) for i in range(3)])
+    assert torch.allclose(Staircase.of(y, 9).transport(x), one_by_one, rtol=1e-12)
 
 
 def test_bad_input_is_told_in_a_sentence():

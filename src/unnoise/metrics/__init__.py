@@ -4,11 +4,11 @@ Distances take feature matrices (count, dimension), numpy or torch, and compute 
 images into such matrices. `evaluate` does the whole and gives a `Report`.
 """
 
-from unnoise.metrics.classifier import Classifier, classifier, classify, shipped
-from unnoise.metrics.evaluate import evaluate
-from unnoise.metrics.features import Features, features
+from unnoise.metrics.classifiers import Classifier, classifier, classify, shipped
+from unnoise.metrics.evaluation import evaluate
 from unnoise.metrics.frechet import Moments, frechet_distance
 from unnoise.metrics.kernel import RBF, cubic, kernel_distance, median_bandwidth
+from unnoise.metrics.named import Features, features
 from unnoise.metrics.neighbours import (
     PRDC,
     Memorisation,

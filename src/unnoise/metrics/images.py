@@ -36,7 +36,7 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def batches(images: Images, size: int = 250) -> Iterator[Tensor]:
+def batches(images: Images, size: int = 125) -> Iterator[Tensor]:
     """float32 batches in [-1, 1]."""
     return (to_float(batch) for batch in to_uint8(images).split(size))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from unnoise.metrics.frechet import Moments, frechet_distance
 from unnoise.metrics.kernel import RBF, Kernel, cubic, mean_of_pairs, median_bandwidth, row_means
 from unnoise.metrics.neighbours import PRDC, Memorisation, distances, nearest_neighbour_distance
-from unnoise.metrics.wasserstein import directions, transport_1d
+from unnoise.metrics.wasserstein import Staircase, ascending, directions
 
 Statistic = Callable[[Tensor], tuple[float, ...]]  # rows of a set, int64 (m,) -> one number per name
 INFINITY = float("inf")
@@ -26,15 +27,16 @@ class Measure:
     """Some numbers about a set of examples against a reference.
 
     `better` is "lower", "higher" or "floor" (as near the floor as can be); `needs` is the least count of examples on a
-    side; `bounds` are the values a number can take; `note` states what the names leave open.
+    side; `low` and `high` bound what each number can be; `notes` state what its name leaves open.
     """
 
     names: tuple[str, ...]
     better: str
     needs: int
     on: Callable[[Tensor], Statistic]
-    bounds: tuple[float, float] = (0.0, INFINITY)
-    note: str = ""
+    notes: tuple[str, ...]
+    low: tuple[float, ...] = (0.0,)
+    high: tuple[float, ...] = (INFINITY,)
 
 
 def frechet(reference: Tensor) -> Measure:
@@ -43,18 +45,19 @@ def frechet(reference: Tensor) -> Measure:
     def on(x: Tensor) -> Statistic:
         return lambda rows: (frechet_distance(Moments.of(x[rows]), law),)
 
-    return Measure(("frechet",), "lower", dimension + 1, on, note=f"{dimension} features")
+    return Measure(("frechet",), "lower", dimension + 1, on, (f"{dimension} features",))
 
 
 def sliced(reference: Tensor, projections: int, generator: torch.Generator) -> Measure:
     lines = directions(reference.shape[1], projections, generator)
-    sorted_reference = (reference @ lines).sort(0).values
+    sorted_reference = ascending(lines @ reference.T)
+    staircase = cache(lambda count: Staircase.of(sorted_reference, count))
 
     def on(x: Tensor) -> Statistic:
-        projected = x @ lines
-        return lambda rows: (transport_1d(projected[rows].sort(0).values, sorted_reference).mean().sqrt().item(),)
+        projected = lines @ x.T
+        return lambda rows: (staircase(len(rows)).transport(ascending(projected[:, rows])).mean().sqrt().item(),)
 
-    return Measure(("sliced_wasserstein",), "lower", 1, on, note=f"{projections} projections")
+    return Measure(("sliced_wasserstein",), "lower", 1, on, (f"{projections} lines",))
 
 
 def _kernel(name: str, reference: Tensor, kernel: Kernel, note: str) -> Measure:
@@ -70,34 +73,35 @@ def _kernel(name: str, reference: Tensor, kernel: Kernel, note: str) -> Measure:
 
         return statistic
 
-    return Measure((name,), "lower", 2, on, (-INFINITY, INFINITY), note)
+    return Measure((name,), "lower", 2, on, (note,), low=(-INFINITY,))
 
 
 def kernel_cubic(reference: Tensor) -> Measure:
-    return _kernel("kernel_cubic", reference, cubic, "unbiased, kernel (x.y/d + 1)^3")
+    return _kernel("kernel_cubic", reference, cubic, "unbiased")
 
 
 def kernel_rbf(reference: Tensor) -> Measure:
     bandwidth = median_bandwidth(reference)
-    return _kernel("kernel_rbf", reference, RBF(bandwidth), f"unbiased, RBF of bandwidth {bandwidth:.3g}")
+    return _kernel("kernel_rbf", reference, RBF(bandwidth), f"unbiased, bandwidth {bandwidth:.3g}")
 
 
 def prdc(reference: Tensor, k: int) -> Measure:
-    """As many reals as fakes, always: the four numbers depend on the ratio. A subset takes the same rows of both."""
+    """Against as many reals as fakes: the four numbers depend on the ratio. A subset takes the same rows of both."""
 
     def on(x: Tensor) -> Statistic:
-        x = x[: len(reference)]
         real_set = reference[: len(x)]
         real, fake, cross = distances(real_set, real_set), distances(x, x), distances(real_set, x)
 
         def statistic(rows: Tensor) -> tuple[float, ...]:
-            found = PRDC.from_distances(*(d[rows[:, None], rows] for d in (real, fake, cross)), k=k)
+            found = PRDC.from_distances(
+                *(d.index_select(0, rows).index_select(1, rows) for d in (real, fake, cross)), k=k
+            )
             return found.precision, found.recall, found.density, found.coverage
 
         return statistic
 
     names = ("precision", "recall", "density", "coverage")
-    return Measure(names, "higher", k + 1, on, note=f"k = {k}, equal counts")
+    return Measure(names, "higher", k + 1, on, (f"k = {k}",) * 4, high=(1.0, 1.0, INFINITY, 1.0))
 
 
 def nearest(train: Tensor, held_out: Tensor) -> Measure:
@@ -113,5 +117,5 @@ def nearest(train: Tensor, held_out: Tensor) -> Measure:
         return statistic
 
     names = ("nearest_train_distance", "nearest_train_ratio", "nearest_train_closer")
-    note = f"median; over held-out's; fraction closer than held-out's 5 % quantile; {len(train):,} train images"
-    return Measure(names, "floor", 1, on, note=note)
+    notes = ("median", "of the medians", "than 95 % of held-out")
+    return Measure(names, "floor", 1, on, notes, high=(INFINITY, INFINITY, 1.0))

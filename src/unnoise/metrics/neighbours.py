@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from unnoise.errors import UsageProblem
-from unnoise.metrics.matrices import Matrix, blocks, pair, squared_distances
+from unnoise.metrics.matrices import Matrix, pair
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def radii(within: Tensor, k: int) -> Tensor:
     """The distance of each example to its k-th nearest neighbour, from the distances (n, n) within its set; (n,)."""
     if not 1 <= k < len(within):
         raise UsageProblem(f"k = {k} nearest neighbours need more than {k} examples, but there are {len(within)}")
-    return within.kthvalue(k + 1, dim=1).values  # the nearest of all is the example itself
+    return within.topk(k + 1, dim=1, largest=False).values[:, k]  # the nearest of all is the example itself
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def precision_recall_density_coverage(real: Matrix, fake: Matrix, k: int = 5) ->
 def nearest_neighbours(samples: Matrix, train: Matrix) -> tuple[Tensor, Tensor]:
     """The distance of each sample to its nearest training example, float64 (n,), and that one's index, int64 (n,)."""
     samples, train = pair(samples, train)
-    index = torch.cat([squared_distances(block, train).argmin(1) for block in blocks(samples, len(train))])
+    squares = (train * train).sum(1)  # |x - y|^2 less |x|^2, which the nearest y does not depend on
+    index = torch.cat([torch.addmm(squares, block, train.T, alpha=-2).argmin(1) for block in samples.split(256)])
     return (samples - train[index]).norm(dim=1), index
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class Row:
 
     metric: str
     features: str
-    better: str  # "lower", "higher", "floor"
+    better: str  # "lower", "higher", or "floor": as near the floor as can be
     count: int
     value: float | None = None
     low: float | None = None
@@ -58,22 +59,31 @@ class Report:
         return out | {"metrics": {row.name: asdict(row) for row in self.rows}}
 
     def table(self) -> Table:
-        """A rich table for a person."""
+        """A rich table for a person, by features; arrows say which way is better (≈: as near the floor as can be)."""
+        from rich.box import SIMPLE_HEAD
+        from rich.markup import escape
         from rich.table import Table
 
         title = f"{self.count:,} samples against {self.reference:,} training images"
-        table = Table(title=title, caption="\n".join(self.notes) or None, caption_justify="left")
-        table.add_column("metric")
+        absent = [f"{row.name}: {row.note}" for row in self.rows if row.value is None]
+        below = escape("\n".join(self.notes + absent))
+        table = Table(title=title, caption=below or None, caption_justify="left", box=SIMPLE_HEAD)
+        table.add_column("metric", no_wrap=True)
         for column in ("value", f"{self.confidence:.0%} interval", "floor"):
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=True)
         table.add_column("note", style="dim")
         arrow = {"lower": "↓", "higher": "↑", "floor": "≈"}
-        for row in self.rows:
-            interval = "" if row.low is None else f"{_short(row.low)} .. {_short(row.high)}"
-            name = f"{row.name} {arrow[row.better]}".replace("[", r"\[")
-            table.add_row(name, _short(row.value), interval, _short(row.floor), row.note)
+        for features, rows in groupby(self.rows, key=lambda row: row.features):
+            table.add_section()
+            table.add_row(f"[bold]on {escape(features)}")
+            for row in rows:
+                interval = "" if row.low is None else f"{_short(row.low)} .. {_short(row.high)}"
+                name = f"  {row.metric} {arrow[row.better]}"
+                table.add_row(
+                    name, _short(row.value), interval, _short(row.floor), row.note if row.value is not None else "below"
+                )
         return table
 
 
 def _short(number: float | None) -> str:
-    return "" if number is None else f"{number:.4g}"
+    return "" if number is None else f"{number:.3g}"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unnoise.errors import Problem, UsageProblem, unknown
-from unnoise.metrics.classifier import classifier, classifier_for, classifier_name
+from unnoise.metrics.classifiers import classifier, classifier_for, classifier_name
 from unnoise.metrics.images import Images, map_batches
 
 

@@ -3,10 +3,11 @@
 The *floor* is the metric of held-out images in place of the samples: what a perfect model would score at this count,
 since most of these metrics are not zero (or one) for finite sets, even of the same law.
 
-The *interval* is a bootstrap without replacement: the metric of random halves of the samples, centred on the value.
-Half of n without replacement has the variance of n with replacement, n/2 being twice too few and the draws being half
-of all; and there are no duplicates, which would be their own nearest neighbours. It is centred since a half has
-another bias. It says how the value would vary with other samples of the same model (not with another training).
+The *interval* is a bootstrap without replacement: the metric of random halves of the samples, centred on the value. A
+half drawn without replacement varies about the whole as much as the whole varies about the law, and has no
+duplicates, which would be their own nearest neighbours; it is centred because a half has another bias. It says how
+the value would vary with other samples of the same model (not with another training). Measured on Gaussians its width
+is right far from the floor, and up to twice too wide at the floor, where the estimates are far from normal.
 
 References: Shao and Wu 1989, delete-d jackknife; Politis and Romano 1994, subsampling.
 """
@@ -14,17 +15,17 @@ References: Shao and Wu 1989, delete-d jackknife; Politis and Romano 1994, subsa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from unnoise.errors import UsageProblem
 from unnoise.metrics import measures
-from unnoise.metrics.features import Features
-from unnoise.metrics.features import features as named_features
 from unnoise.metrics.images import Images, to_uint8
 from unnoise.metrics.measures import Measure, Statistic
+from unnoise.metrics.named import Features
+from unnoise.metrics.named import features as named_features
 from unnoise.metrics.report import Report, Row
 from unnoise.rng import stream
 
@@ -62,23 +63,26 @@ def _rows(
                 raise UsageProblem(f"too few {kind}: {len(side)} are here, and this needs at least {measure.needs}")
     except UsageProblem as problem:
         return [Row(name, features, "lower", len(samples), note=str(problem)) for name in names]
-    on_samples, note = measure.on(samples), measure.note
+    on_samples, notes = measure.on(samples), measure.notes
     value = on_samples(torch.arange(len(samples)))
     floor = measure.on(held_out)(torch.arange(len(held_out)))
     low = high = [None] * len(names)
     if draws and len(samples) >= 2 * measure.needs:
         ends = interval(on_samples, value, len(samples), draws=draws, confidence=confidence, rng=rng)
-        low, high = (end.clamp(*measure.bounds).tolist() for end in ends)
+        least, most = torch.tensor(measure.low).double(), torch.tensor(measure.high).double()
+        low, high = (end.clamp(least, most).tolist() for end in ends)
     elif draws:
-        note += f"; no interval below {2 * measure.needs} samples"
+        notes = [f"{note}; no interval below {2 * measure.needs} samples" for note in notes]
     return [
-        Row(name, features, measure.better, len(samples), _finite(v), l, h, _finite(f), len(held_out), note)
-        for name, v, l, h, f in zip(names, value, low, high, floor, strict=True)
+        Row(name, features, measure.better, len(samples), *_finite(numbers), len(held_out), note)
+        for name, numbers, note in zip(names, zip(value, low, high, floor, strict=True), notes, strict=True)
     ]
 
 
-def _finite(number: float | None) -> float | None:
-    return number if number is not None and math.isfinite(number) else None
+def _finite(numbers: Iterable[float | None]) -> tuple[float | None, float | None, float | None, float | None]:
+    """Value, low, high and floor, with None for what does not exist, such as a ratio to zero: JSON has no NaN."""
+    value, low, high, floor = (n if n is not None and math.isfinite(n) else None for n in numbers)
+    return value, low, high, floor
 
 
 def _choose(images: Tensor, count: int | None, generator: torch.Generator) -> Tensor:
@@ -103,7 +107,7 @@ def evaluate(
     """Every metric of `samples` against `train`, each with its floor from `held_out` and its interval.
 
     Images are (N, C, H, W), uint8 or floats in [-1, 1], any counts. Frechet, kernel, precision, recall, density and
-    coverage look at `features` (one or several, see `unnoise.metrics.features`); sliced Wasserstein looks at them and
+    coverage look at `features` (one or several, see `unnoise.metrics.named`); sliced Wasserstein looks at them and
     at the pixels; the nearest training neighbour is sought among all of `train`, in pixels.
 
     seed           chooses subsets, projections and bootstrap halves; the same call gives the same report
@@ -139,7 +143,8 @@ def evaluate(
         add(("frechet",), measures.frechet, space, sides)
         add(("kernel_cubic",), measures.kernel_cubic, space, sides)
         add(("kernel_rbf",), measures.kernel_rbf, space, sides)
-        add(("precision", "recall", "density", "coverage"), lambda x: measures.prdc(x, k), space, sides)
+        few = [side[: len(chosen)] for side in sides]  # never more fakes than reals
+        add(("precision", "recall", "density", "coverage"), lambda x: measures.prdc(x, k), space, few)
         if space.name != "pixels":
             add(("sliced_wasserstein",), sliced, space, sides)
     sides = [pixels(side) for side in (samples, held_out, chosen)]

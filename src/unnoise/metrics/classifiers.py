@@ -51,6 +51,7 @@ class Classifier(nn.Module):
         self.register_buffer("center", torch.zeros(feature_dim))
         self.register_buffer("scale", torch.ones(()))
         self.card: dict[str, Any] = {}
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # twice as fast on a CPU
 
     def _features(self, x: Tensor) -> Tensor:
         return self.project(self.trunk(x.contiguous(memory_format=torch.channels_last)).mean((2, 3)))
