@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from ..errors import unknown
 from ..processes.gaussian import Point
 from ..scalars import Scalar, sqrt
-from ..schedules import LinearVP, Schedule
+from ..schedules import FromBetas, LinearVP, Schedule
 
 KINDS: dict[str, Callable[[Point], tuple[Scalar, Scalar]]] = {
     "x0": lambda c: (0.0, 1.0),
@@ -61,30 +62,43 @@ class Preconditioning(nn.Module):
 
 
 class Raw(Preconditioning):
-    """The network sees x_t itself and predicts `kind`. It is told `scale` times the time, or the log-SNR (scale = None)."""
+    """The network sees x_t itself, predicts `kind`, and is told `scale` times t or the log-SNR."""
 
-    def __init__(self, kind: str, scale: float | None = 1000.0):
+    def __init__(self, kind: str, told: Literal["t", "log_snr"] = "t", scale: float = 1000.0):
         super().__init__()
         if kind not in KINDS:
             raise unknown("kind of prediction", kind, KINDS)
-        self.kind, self.scale = kind, scale
+        self.kind, self.told, self.scale = kind, told, scale
 
     def relation(self, point: Point) -> tuple[Scalar, Scalar]:
         return relation(self.kind, point)
 
     def c_noise(self, t: Tensor, log_snr: Tensor) -> Tensor:
-        return log_snr if self.scale is None else self.scale * t
+        return self.scale * (t if self.told == "t" else log_snr)
 
 
-class DDPM(Raw):
-    """DDPM's: the network sees x_t itself, predicts `kind` (eps), and is told the index t·steps - 1 in 0..steps - 1."""
+class DDPM(Preconditioning):
+    """DDPM's: the network sees x_t itself, predicts `kind`, and is told the index t steps - 1 in 0..steps - 1.
 
-    def __init__(self, steps: int, kind: str = "eps", scale: float = 1.0):
-        super().__init__(kind)
-        self.steps, self.index_scale = steps, scale
+    `kind` is one of the table, or "mean": the mean of q(x_s | x_t, x_0) at the step before, s = t - 1/steps.
+    """
+
+    def __init__(self, schedule: FromBetas, kind: str = "eps", scale: float = 1.0):
+        super().__init__()
+        if kind not in (*KINDS, "mean"):
+            raise unknown("kind of prediction", kind, [*KINDS, "mean"])
+        self.schedule, self.kind, self.scale = schedule, kind, scale
+
+    def relation(self, point: Point) -> tuple[Scalar, Scalar]:
+        if self.kind != "mean":
+            return relation(self.kind, point)
+        before = torch.as_tensor(point.t, dtype=torch.float64) - 1 / self.schedule.steps
+        alpha, sigma = self.schedule.alpha(before), self.schedule.sigma(before)
+        keep = (point.alpha / alpha) * (sigma / point.sigma) ** 2
+        return keep, alpha - keep * point.alpha
 
     def c_noise(self, t: Tensor, log_snr: Tensor) -> Tensor:
-        return self.index_scale * (t * self.steps - 1)
+        return self.scale * (t * self.schedule.steps - 1)
 
 
 class EDM(Preconditioning):

@@ -105,3 +105,11 @@ class Ancestral(Step):
             small = t.sigma**2 * decay(process.at(before, xt), t)
             large = small if self.variance == "large" else large  # DDPM's fixedlarge decodes with it too
         return sqrt(small ** (1 - fraction) * large**fraction)
+
+
+@dataclass(frozen=True)
+class DDIM(Ancestral):
+    """The ancestral step with eta = 0 by default: deterministic, invertible, good at few steps (2010.02502)."""
+
+    name: ClassVar[str] = "ddim"
+    eta: float = 0.0

@@ -55,13 +55,16 @@ def _ladder(process: Process) -> int:
 
 @dataclass(frozen=True)
 class Uniform(Grid):
-    """Evenly spaced t from `start` down: start (n - i) / n."""
+    """Evenly spaced t from `start` down to start / n; or down to 0, where schedules that keep some noise are sampled
+    (`through_zero`), so that only the last step goes to clean data."""
 
     name: ClassVar[str] = "uniform"
     start: float = 1.0
+    through_zero: bool = False
 
     def times(self, process: Process) -> list[float]:
-        return [self.start * (self.steps - i) / self.steps for i in range(self.steps)]
+        n = max(self.steps - 1, 1) if self.through_zero else self.steps
+        return [self.start * (n - i) / n for i in range(self.steps)]
 
 
 @dataclass(frozen=True)

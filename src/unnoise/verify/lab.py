@@ -1,0 +1,130 @@
+"""The laboratory: trains models once, keeps them, samples from them, and measures distances to held-out data.
+
+Everything is kept under one folder by what it is (a hash of the recipe, the data and the seed), so claims share their models,
+and an interrupted verification goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..data import load
+from ..metrics import classify, features, frechet_distance, sliced_wasserstein
+from ..model import Model, train_model
+from ..recipe import Recipe, Sampling
+from ..rng import stream
+
+R = TypeVar("R", bound=Recipe)
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class Lab:
+    """Where claims are measured. `seeds` are the training seeds of claims that repeat."""
+
+    def __init__(self, root: Path, seeds: tuple[int, ...] = (0, 1, 2), say: Callable[[str], object] = print):
+        self.root, self.seeds, self.say = Path(root), seeds, say
+        self.used: dict[str, float] = {}
+
+    @staticmethod
+    @lru_cache
+    def data(name: str, split: str = "train", size: int | None = None):
+        """A split of a data set."""
+        return load(name, split, size=size)
+
+    def train(self, recipe: Recipe, seed: int = 0, size: int | None = None, limit: int | None = None) -> Model:
+        """The model that this recipe trains with this seed; trained now if it was not before.
+
+        `size` rescales the images, `limit` keeps only the first so many of them.
+        """
+        recipe = replace(recipe, training=replace(recipe.training, seed=seed, preview_every=0))
+        data = self.data(recipe.data, "train", size)
+        if limit is not None:
+            data = First(data, limit)
+        key = _key(recipe.slug, recipe.as_dict(), data.fingerprint)
+        path = self.root / "models" / f"{recipe.slug}-{key}"
+        if not (path / "finished.json").exists():
+            self.say(f"training {recipe.slug}, seed {seed}, {recipe.training.steps} steps on {data.name} ({path.name})")
+            start = time.monotonic()
+            train_model(recipe, data, path, preview=False)
+            (path / "finished.json").write_text(json.dumps({"seconds": time.monotonic() - start}))
+        self.used[path.name] = json.loads((path / "finished.json").read_text())["seconds"]
+        model = Model.load(path)
+        model.path = path  # type: ignore[attr-defined]
+        return model
+
+    def samples(
+        self, model: Model, count: int, sampling: Sampling | None = None, *, first: int = 0, label: int | None = None
+    ) -> Tensor:
+        """`count` samples in [-1, 1] from seeds `first`, `first` + 1, ...; kept on disk."""
+        sampling = sampling or model.recipe.sampling()
+        key = _key(model.path.name, sampling.describe(), count, first, label)  # type: ignore[attr-defined]
+        file = self.root / "samples" / f"{key}.safetensors"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            seeds = range(first, first + count)
+            parts = [model.sample(seeds[i : i + 256], sampling, label=label) for i in range(0, count, 256)]
+            aside = file.with_suffix(".part")
+            save_file({"x": torch.cat(parts).contiguous()}, aside)
+            aside.replace(file)
+        return load_file(file)["x"]
+
+    def held_out(self, name: str, size: int | None = None) -> Tensor:
+        """The held-out images, in [-1, 1]."""
+        data = self.data(name, "held-out", size)
+        return data.batch(range(len(data))).x
+
+    def sliced(self, x: Tensor, y: Tensor) -> float:
+        """Sliced Wasserstein-2 distance in pixels, 256 fixed projections."""
+        return float(sliced_wasserstein(x.flatten(1), y.flatten(1), projections=256, seed=0))
+
+    def frechet(self, x: Tensor, y: Tensor, name: str = "classifier") -> float:
+        """Frechet distance in the features of the project's classifier for images of this shape."""
+        embed = features(name, tuple(x.shape[1:]))
+        return float(frechet_distance(embed(x), embed(y)))
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Class probabilities (batch, classes) by the project's classifier for images of this shape."""
+        return classify(x)
+
+    def difference(self, statistic: Callable[[Tensor], float], a: Tensor, b: Tensor, draws: int = 50):
+        """statistic(a) - statistic(b), with a 90 % interval from random halves of both (see `metrics.evaluation`)."""
+        value, generator = statistic(a) - statistic(b), stream(0, 7)
+        found = []
+        for _ in range(draws):
+            i = torch.randperm(len(a), generator=generator)[: len(a) // 2]
+            j = torch.randperm(len(b), generator=generator)[: len(b) // 2]
+            found.append(statistic(a[i]) - statistic(b[j]))
+        spread = torch.tensor(found, dtype=torch.float64)
+        low, high = (spread - spread.mean()).quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
+        return value, value + low, value + high
+
+
+class First:
+    """The first rows of a data set."""
+
+    def __init__(self, data, limit: int):
+        self.data, self.limit = data, min(limit, len(data))
+        self.fingerprint = f"{data.fingerprint}:{self.limit}"
+
+    def __getattr__(self, name: str):
+        return getattr(self.data, name)
+
+    def __len__(self) -> int:
+        return self.limit
+
+    def batch(self, indices):
+        return self.data.batch(indices)
