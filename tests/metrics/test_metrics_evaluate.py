@@ -135,7 +135,7 @@ def test_any_count(count):
         assert row.value is None and f"too few samples: {count} are here, and this needs at least 17" in row.note
     else:
         assert row.value is not None and (row.low is None) == (count < 34)
-    assert (report["precision"].value is None) == (count < 6)
+    assert (report["precision"].value is None) == (count < 6) and report["precision"].better == "higher"
     assert report["nearest_train_ratio"].value > 0
 
 

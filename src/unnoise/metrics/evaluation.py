@@ -56,13 +56,15 @@ def _rows(
     rng: torch.Generator,
 ) -> list[Row]:
     """One row for each of `names`; with a sentence in place of numbers where there are too few images."""
+    better = "lower"
     try:
         measure = build(reference)
+        better = measure.better
         for kind, side in (("samples", samples), ("held-out images", held_out), ("training images", reference)):
             if len(side) < measure.needs:
                 raise UsageProblem(f"too few {kind}: {len(side)} are here, and this needs at least {measure.needs}")
     except UsageProblem as problem:
-        return [Row(name, features, "lower", len(samples), note=str(problem)) for name in names]
+        return [Row(name, features, better, len(samples), note=str(problem)) for name in names]
     on_samples, notes = measure.on(samples), measure.notes
     value = on_samples(torch.arange(len(samples)))
     floor = measure.on(held_out)(torch.arange(len(held_out)))

@@ -117,5 +117,5 @@ def nearest(train: Tensor, held_out: Tensor) -> Measure:
         return statistic
 
     names = ("nearest_train_distance", "nearest_train_ratio", "nearest_train_closer")
-    notes = ("median", "of the medians", "than 95 % of held-out")
+    notes = ("median", "over the held-out median", "fraction closer than 95 % of held-out")
     return Measure(names, "floor", 1, on, notes, high=(INFINITY, INFINITY, 1.0))

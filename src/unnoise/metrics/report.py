@@ -65,25 +65,25 @@ class Report:
         from rich.table import Table
 
         title = f"{self.count:,} samples against {self.reference:,} training images"
-        absent = [f"{row.name}: {row.note}" for row in self.rows if row.value is None]
-        below = escape("\n".join(self.notes + absent))
-        table = Table(title=title, caption=below or None, caption_justify="left", box=SIMPLE_HEAD)
+        by_note: dict[str, dict[str, None]] = {}  # the metrics of each note, in order
+        for row in self.rows:
+            by_note.setdefault(row.note, {})[row.metric] = None
+        footnotes = [f"{', '.join(metrics)}: {note}" for note, metrics in by_note.items() if note]
+        below = escape("\n".join([*self.notes, "; ".join(footnotes)]))
+        table = Table(title=title, caption=below, caption_justify="left", box=SIMPLE_HEAD)
         table.add_column("metric", no_wrap=True)
         for column in ("value", f"{self.confidence:.0%} interval", "floor"):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("note", style="dim")
         arrow = {"lower": "↓", "higher": "↑", "floor": "≈"}
         for features, rows in groupby(self.rows, key=lambda row: row.features):
             table.add_section()
             table.add_row(f"[bold]on {escape(features)}")
             for row in rows:
-                interval = "" if row.low is None else f"{_short(row.low)} .. {_short(row.high)}"
+                interval = "-" if row.low is None else f"{_short(row.low)} .. {_short(row.high)}"
                 name = f"  {row.metric} {arrow[row.better]}"
-                table.add_row(
-                    name, _short(row.value), interval, _short(row.floor), row.note if row.value is not None else "below"
-                )
+                table.add_row(name, _short(row.value), interval, _short(row.floor))
         return table
 
 
 def _short(number: float | None) -> str:
-    return "" if number is None else f"{number:.3g}"
+    return "-" if number is None else f"{number:.3g}"
