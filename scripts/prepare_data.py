@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unnoise.data.fetch import FETCHED
+from unnoise.data.fetched import FETCHED
 from unnoise.data.packages import Package, members
 from unnoise.data.whole import write_whole
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unnoise.data import available, fetch, get, load
+from unnoise.data import available, fetch, fetched, get, load
 from unnoise.data.dataset import Facts
 from unnoise.data.packages import Package, members
 from unnoise.errors import Problem, UsageProblem
@@ -36,7 +36,7 @@ def rows(count):
 
 def contents(folder, pack=bytes):
     out = {}
-    for split, paths in fetch._idx_files(folder, ".gz" if pack is gzip.compress else "").items():
+    for split, paths in fetched.idx_files(folder, ".gz" if pack is gzip.compress else "").items():
         for path, array in zip(paths, rows(COUNTS[split]), strict=True):
             out[path] = pack(idx(array))
     return out
@@ -68,7 +68,7 @@ def world(tmp_path, monkeypatch):
         package = package or Package(
             "npm", "tiny-data", "1.0.0", sha256 or hashlib.sha256(archive.read_bytes()).hexdigest()
         )
-        entry = fetch.Fetched(FACTS, package, fetch._idx_files("package/data"), fetch._idx_pair, str(hub))
+        entry = fetched.Fetched(FACTS, package, fetched.idx_files("package/data"), fetched.idx_pair, str(hub))
         monkeypatch.setitem(fetch.FETCHED, "tiny", entry)
 
     register()
@@ -121,8 +121,8 @@ def test_from_a_debian_package(world, monkeypatch):
     subprocess.run(["dpkg-deb", "--root-owner-group", "-b", str(tree), str(deb)], check=True, capture_output=True)
     tool("apt-get", f'test "$*" = "download -qq tiny=1-1" && cp {deb} .')
     package = Package("Debian", "tiny", "1-1", hashlib.sha256(deb.read_bytes()).hexdigest())
-    files = fetch._idx_files("usr/share/tiny", ".gz")
-    monkeypatch.setitem(fetch.FETCHED, "tiny", fetch.Fetched(FACTS, package, files, fetch._idx_gz_pair, "/nowhere"))
+    files = fetched.idx_files("usr/share/tiny", ".gz")
+    monkeypatch.setitem(fetch.FETCHED, "tiny", fetched.Fetched(FACTS, package, files, fetched.idx_gz_pair, "/nowhere"))
     get("tiny")
     assert np.array_equal(load("tiny").images()[:, 0].numpy(), rows(30)[0])
 
@@ -182,9 +182,9 @@ def test_an_interrupt_leaves_nothing(world, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    for place in ("idx", "_tensors"):
+    for module, place in ((fetched, "idx"), (fetch, "_tensors")):
         with monkeypatch.context() as patch:
-            patch.setattr(fetch, place, interrupt)
+            patch.setattr(module, place, interrupt)
             with pytest.raises(KeyboardInterrupt):
                 get("tiny")
         assert nothing_left(tmp_path)
@@ -265,7 +265,7 @@ def test_cifar_sheets_are_unrolled():
         out = io.BytesIO()
         Image.fromarray(part.reshape(len(part), 1024, 3)).save(out, "PNG")
         sheets.append(out.getvalue())
-    back, labels = fetch._cifar10(json.dumps(list(range(10))).encode(), *sheets)
+    back, labels = fetched.cifar10_sheets(json.dumps(list(range(10))).encode(), *sheets)
     assert np.array_equal(back, images) and labels.tolist() == list(range(10))
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from unnoise.data.builtin import BUILTIN
 from unnoise.data.dataset import Batch, DataSet, Facts
 from unnoise.data.encoded import Size, check_options, refit
-from unnoise.data.fetch import FETCHED, available, get, read
+from unnoise.data.fetch import available, get, read
+from unnoise.data.fetched import FETCHED
 from unnoise.data.levels import from_levels, to_levels, to_uint8
 from unnoise.data.splits import SPLITS
 from unnoise.errors import unknown
