@@ -7,6 +7,7 @@ log-SNR is lambda = 2 log(alpha / sigma); the *noise-to-signal ratio* sigma / al
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,23 @@ from .errors import UsageProblem
 
 def _double(t) -> Tensor:
     return torch.as_tensor(t, dtype=torch.float64)
+
+
+def derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """df/dt at each t, of the shape of f(t), which may have axes after those of t (one coefficient per frequency).
+
+    The derivative in `weights` of the backward pass, which is linear in them: forward mode costs milliseconds a call in torch.
+    """
+    keep = torch.is_grad_enabled()
+    with torch.enable_grad():
+        u = _double(t).detach().requires_grad_()
+        value = f(u)
+        if not value.requires_grad:
+            return torch.zeros_like(value)
+        weights = torch.zeros_like(value, requires_grad=True)
+        (pulled,) = torch.autograd.grad(value, u, weights, create_graph=True, materialize_grads=True)
+        (tangent,) = torch.autograd.grad(pulled, weights, torch.ones_like(u), create_graph=keep, materialize_grads=True)
+    return tangent
 
 
 class Schedule(nn.Module):
@@ -47,9 +65,7 @@ class Schedule(nn.Module):
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """d alpha / dt and d sigma / dt."""
-        t = _double(t)
-        _, tangents = torch.func.jvp(lambda u: (self.alpha(u), self.sigma(u)), (t,), (torch.ones_like(t),))
-        return tangents
+        return derivative(self.alpha, t), derivative(self.sigma, t)
 
 
 class VariancePreserving(Schedule):
@@ -69,6 +85,15 @@ class VariancePreserving(Schedule):
     def log_snr(self, t: Tensor) -> Tensor:
         log_square = 2 * self.log_alpha(_double(t))
         return log_square - (-torch.expm1(log_square)).log()
+
+    def dlog_alpha(self, t: Tensor) -> Tensor:
+        """d log alpha / dt."""
+        return derivative(self.log_alpha, t)
+
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = _double(t)
+        alpha, slope = self.alpha(t), self.dlog_alpha(t)
+        return alpha * slope, -(alpha**2) * slope / self.sigma(t)
 
 
 def _log_alpha_of(log_snr: Tensor) -> Tensor:
@@ -100,7 +125,7 @@ class FromBetas(VariancePreserving):
     def __init__(self, betas: Tensor):
         super().__init__()
         betas = _double(betas)
-        if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
+        if betas.ndim != 1 or not (betas.is_meta or bool(((betas > 0) & (betas < 1)).all())):
             raise UsageProblem("betas must be a vector of numbers strictly between 0 and 1")
         self.steps = len(betas)
         table = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * torch.log1p(-betas).cumsum(0)])
@@ -116,6 +141,11 @@ class FromBetas(VariancePreserving):
         left = (t * self.steps).detach().floor().clamp(0, self.steps - 1)
         i = left.long()
         return table[i] + (t * self.steps - left) * (table[i + 1] - table[i])
+
+    def dlog_alpha(self, t: Tensor) -> Tensor:
+        table = self.table.to(t.device)
+        i = (t * self.steps).floor().clamp(0, self.steps - 1).long()
+        return self.steps * (table[i + 1] - table[i])
 
     def time(self, log_snr: Tensor) -> Tensor:
         log_alpha = _log_alpha_of(_double(log_snr))
@@ -134,6 +164,9 @@ class LinearVP(VariancePreserving):
 
     def log_alpha(self, t: Tensor) -> Tensor:
         return -(self.beta_min * t / 2 + (self.beta_max - self.beta_min) * t * t / 4)
+
+    def dlog_alpha(self, t: Tensor) -> Tensor:
+        return -(self.beta_min + (self.beta_max - self.beta_min) * t) / 2
 
     def time(self, log_snr: Tensor) -> Tensor:
         c, d = -2 * _log_alpha_of(_double(log_snr)), self.beta_max - self.beta_min
@@ -158,6 +191,9 @@ class Cosine(VariancePreserving):
     def log_alpha(self, t: Tensor) -> Tensor:
         return torch.cos(self.slope * t + self.offset).log()
 
+    def dlog_alpha(self, t: Tensor) -> Tensor:
+        return -self.slope * torch.tan(self.slope * t + self.offset)
+
     def sigma(self, t: Tensor) -> Tensor:
         return torch.sin(self.slope * _double(t) + self.offset)
 
@@ -178,6 +214,10 @@ class VE(Schedule):
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** _double(t)
 
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = self.sigma(t)
+        return torch.zeros_like(sigma), math.log(self.sigma_max / self.sigma_min) * sigma
+
     def time(self, log_snr: Tensor) -> Tensor:
         return (-_double(log_snr) / 2 - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
 
@@ -195,6 +235,10 @@ class EDM(Schedule):
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_max * _double(t)
 
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = _double(t)
+        return torch.zeros_like(t), torch.full_like(t, self.sigma_max)
+
     def time(self, log_snr: Tensor) -> Tensor:
         return torch.exp(-_double(log_snr) / 2) / self.sigma_max
 
@@ -207,6 +251,10 @@ class Rectified(Schedule):
 
     def sigma(self, t: Tensor) -> Tensor:
         return _double(t)
+
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = _double(t)
+        return -torch.ones_like(t), torch.ones_like(t)
 
     def time(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-_double(log_snr) / 2)

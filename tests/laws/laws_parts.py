@@ -1,0 +1,200 @@
+"""One instance or more of every part the library registers: what the laws are run on.
+
+A new schedule, grid, step, preconditioning or distribution of times needs a line here; test_laws_registry.py says so
+by name when it is missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import torch
+from torch import Tensor
+
+import unnoise
+from unnoise import schedules as S
+from unnoise.denoisers import preconditioning as P
+from unnoise.denoisers.denoiser import Denoiser
+from unnoise.laws import Estimate
+from unnoise.objectives import times as T
+from unnoise.oracles import Mixture, gaussian
+from unnoise.processes import Gaussian
+from unnoise.rng import Rng, stream
+from unnoise.samplers import DDIM, Ancestral, Churn, Euler, Heun, grids
+
+SCHEDULES = {
+    "linear betas": S.FromBetas(S.linear_betas(1000)),
+    "cosine betas": S.FromBetas(S.cosine_betas(1000)),
+    "linear VP": S.LinearVP(),
+    "cosine": S.Cosine(),
+    "VE": S.VE(),
+    "EDM": S.EDM(),
+    "rectified": S.Rectified(),
+}
+
+PRECONDITIONINGS = {
+    **{f"raw {kind}": P.Raw(kind) for kind in P.KINDS},
+    "raw eps, told the log-SNR": P.Raw("eps", "log_snr", 1.0),
+    "DDPM": P.DDPM(SCHEDULES["linear betas"]),
+    "DDPM mean": P.DDPM(SCHEDULES["linear betas"], "mean"),
+    "EDM": P.EDM(0.5),
+    "VP": P.VP(),
+    "VE": P.VE(),
+    "IDDPM": P.IDDPM(),
+}
+
+TIMES = {
+    "uniform": T.Uniform(0.001),
+    "steps": T.UniformSteps(1000),
+    "stratified": T.Stratified(start=0.001),
+    "stratified steps": T.Stratified(1000),
+    "log-normal": T.LogNormal(),
+    "loss second moment": T.LossSecondMoment(1000),
+}
+
+STEPS = {
+    "euler": Euler(),
+    "heun": Heun(),
+    "midpoint": Heun(a=0.5),
+    "ralston": Heun(a=2 / 3),
+    "ddim": DDIM(),
+    "ddim, eta 0.5": Ancestral(eta=0.5),
+    "ancestral": Ancestral(),
+    "ancestral, large": Ancestral(variance="large"),
+    "ancestral, mixed": Ancestral(mix=0.3),
+    "ancestral, optimal": Ancestral(variance="optimal"),
+    "ancestral, learned": Ancestral(variance="learned"),
+    "churn heun": Churn(s_churn=20, s_noise=1.0),
+    "churn euler": Churn(Euler(), s_churn=20, s_noise=1.0),
+}
+
+GRIDS = {
+    "uniform": grids.Uniform(10),
+    "uniform through zero": grids.Uniform(10, through_zero=True),
+    "quadratic": grids.Quadratic(10),
+    "integers": grids.Integers(10),
+    "leading": grids.Integers(10, "leading"),
+    "trailing": grids.Integers(10, "trailing"),
+    "quad": grids.Integers(10, "quadratic"),
+    "karras": grids.Karras(10),
+    "log-snr": grids.LogSNR(10),
+}
+
+
+def registered(base: type) -> set[type]:
+    """Every class of the library below `base`, whoever defines it: the whole package is imported first."""
+    for module in pkgutil.walk_packages(unnoise.__path__, "unnoise."):
+        if module.name.split(".")[1] in {"schedules", "processes", "denoisers", "objectives", "samplers", "papers"}:
+            importlib.import_module(module.name)
+    found, queue = set(), [base]
+    while queue:
+        for cls in queue.pop().__subclasses__():
+            queue.append(cls)
+            if cls.__module__.startswith("unnoise."):
+                found.add(cls)
+    return found
+
+
+def process(name: str) -> Gaussian:
+    return Gaussian(SCHEDULES[name])
+
+
+def numbers(*key: int) -> torch.Generator:
+    return stream(*key)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=stream(seed, 77), dtype=torch.float64)
+
+
+class Together(Rng):
+    """One stream for a whole batch, in float64: quick for thousands of examples, whose names do not matter here."""
+
+    def __init__(self, batch: int, seed: int = 0):
+        super().__init__([], (seed,))
+        self.batch, self.total, self.source = batch, batch, stream(seed, 4)
+
+    def __len__(self) -> int:
+        return self.batch
+
+    @property
+    def positions(self) -> list[int]:
+        return list(range(self.batch))
+
+    def _fill(self, draw, event, dtype):
+        out = torch.empty(self.batch, *event, dtype=torch.float64 if dtype.is_floating_point else dtype)
+        draw(out, self.source)
+        return out
+
+    def normal(self, *event, dtype=torch.float64):
+        return torch.randn(self.batch, *event, generator=self.source, dtype=torch.float64).to(dtype)
+
+
+class OneHot(Rng):
+    """Row k of the batch is 1 at the k-th draw and 0 at all others: the columns of a sampler's linear map."""
+
+    def __init__(self, batch: int, first: int):
+        super().__init__([], (0,))
+        self.batch, self.next = batch, first
+
+    def normal(self, *event, dtype=torch.float64):
+        out = torch.zeros(self.batch, *event, dtype=torch.float64)
+        out[self.next] = 1
+        self.next += 1
+        return out.to(dtype)
+
+
+def moments(denoiser: Denoiser, step, points: list, mean: float, variance: float) -> tuple[float, float]:
+    """Mean and variance after sampling a scalar from N(mean, variance) with a denoiser that is affine in x_t: exactly.
+
+    The sampler is then affine in its start and in every draw: row 0 of the batch gives the constant, row 1 the slope in
+    the start, row 2 + k the slope in draw k.
+    """
+    from unnoise.samplers import sample
+
+    rows = 2 + 2 * len(points)
+    start = torch.zeros(rows, 1, dtype=torch.float64)
+    start[1] = 1
+    out = sample(denoiser, step, lambda _: points, start.shape, rng=OneHot(rows, 2), start=start, dtype=torch.float64)
+    constant, slopes = out[0, 0], out[1:, 0] - out[0, 0]
+    spread = slopes[0] ** 2 * variance + (slopes[1:] ** 2).sum()
+    return float(constant + slopes[0] * mean), float(spread)
+
+
+def scalar_gaussian(process: Gaussian, mean: float = 0.0, variance: float = 0.25) -> Denoiser:
+    return gaussian(torch.tensor([mean], dtype=torch.float64), variance).denoiser(process)
+
+
+def smooth_mixture() -> Mixture:
+    """Three well-overlapping components in the plane, with classes."""
+    means = torch.tensor([[-0.7, 0.1], [0.6, 0.5], [0.2, -0.8]], dtype=torch.float64)
+    variances = torch.tensor([[0.15, 0.2], [0.1, 0.25], [0.2, 0.1]], dtype=torch.float64)
+    weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    return Mixture(means, variances, weights, labels=torch.tensor([0, 1, 1]))
+
+
+class WithFraction(Denoiser):
+    """An oracle that states its optimal reverse variance as improved-ddpm's fraction, on a chain of the given points."""
+
+    def __init__(self, denoiser: Denoiser, points: list):
+        super().__init__()
+        self.denoiser, self.process = denoiser, denoiser.process
+        self.below = {t.t: (t, s) for t, s in zip(points[:-1], points[1:], strict=True)}
+
+    def forward(self, xt, t, cond=None):
+        estimate = self.denoiser(xt, t, cond)
+        here, s = self.below[float(t[0])]
+        share = 1 - (here.alpha / here.sigma) ** 2 * (s.sigma / s.alpha) ** 2  # of the noise at t, what came after s
+        small, large = s.sigma**2 * share, here.sigma**2 * share
+        if small == 0:
+            return Estimate(estimate.mean, fraction=torch.zeros_like(xt))
+        best = small + (s.alpha * share) ** 2 * estimate.variance
+        return Estimate(estimate.mean, fraction=(best / small).log() / torch.tensor(large / small).log())
+
+
+def slope(errors: list[float], steps: list[int]) -> float:
+    """The order of convergence: the slope of log error against log step size, by least squares."""
+    x, y = -torch.tensor(steps, dtype=torch.float64).log(), torch.tensor(errors, dtype=torch.float64).log()
+    x, y = x - x.mean(), y - y.mean()
+    return float((x * y).sum() / (x * x).sum())
