@@ -48,8 +48,8 @@ class Point:
 
     @property
     def ratio(self) -> Scalar:
-        """sigma / alpha, the noise-to-signal ratio: EDM's sigma."""
-        return self.sigma / self.alpha
+        """sigma / alpha, the noise-to-signal ratio: EDM's sigma; inf where no signal is left."""
+        return self.sigma / self.alpha if isinstance(self.alpha, Tensor) or self.alpha else math.inf
 
     @property
     def is_clean(self) -> bool:
@@ -149,10 +149,10 @@ class Gaussian(Process):
         along = t.dsigma / t.sigma
         return times(along, xt) + times(t.dalpha - along * t.alpha, self.state(x0))
 
-    def noisier(self, xt: Tensor, t: Point, log_snr: float) -> tuple[Point, Normal]:
-        """The point of a smaller log-SNR, and the law of the state there given the state now."""
-        later = self.point(float(self.schedule.time(torch.tensor(log_snr, dtype=torch.float64))))
-        return later, self.transition(xt, t, later)
+    def noisier(self, points: Sequence[Point], log_factor: float) -> list[Point]:
+        """The points whose noise-to-signal ratio is exp(log_factor) times that of `points`."""
+        log_snr = torch.tensor([t.log_snr - 2 * log_factor for t in points], dtype=torch.float64)
+        return self.points(self.schedule.time(log_snr)) if len(points) else []
 
     def drift(self, xt: Tensor, t: Tensor | Point) -> Tensor:
         """f of dx = f dt + g dw: (alpha'/alpha) x."""

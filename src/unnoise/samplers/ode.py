@@ -86,14 +86,21 @@ class Churn(Step):
         return self.inner.evaluations(steps)
 
     def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]):
+        """The raised point of each step, all computed at once, and the state of `inner`."""
         gamma = min(self.s_churn / (len(points) - 1), 2**0.5 - 1)
-        return gamma, self.inner.init(denoise, x, points)
+        if any(isinstance(t.ratio, Tensor) for t in points):
+            raise UsageProblem(
+                "churn raises one noise level, and this process has one for each frequency; use ancestral"
+            )
+        churned = [t for t in points[:-1] if gamma > 0 and self.s_min <= t.ratio <= self.s_max]
+        raised = denoise.process.noisier(churned, math.log1p(gamma))
+        return dict(zip([t.t for t in churned], raised, strict=True)), self.inner.init(denoise, x, points)
 
     def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state, rng: Rng):
-        gamma, inner = state
-        if gamma > 0 and self.s_min <= t.ratio <= self.s_max:
-            raised = t.half_log_snr - math.log1p(gamma)
-            t, law = denoise.process.noisier(x, t, 2 * raised)
-            x = law.mean + law.std * self.s_noise * rng.normal_like(x)
+        raised, inner = state
+        if t.t in raised:
+            later = raised[t.t]
+            law = denoise.process.transition(x, t, later)
+            x, t = law.mean + law.std * self.s_noise * rng.normal_like(x), later
         x, inner = self.inner.step(denoise, x, t, s, inner, rng)
-        return x, (gamma, inner)
+        return x, (raised, inner)
