@@ -109,13 +109,14 @@ class EDM(Preconditioning):
         self.sigma_data = sigma_data
 
     def relation(self, point: Point) -> tuple[Scalar, Scalar]:
-        rho, d = point.ratio, self.sigma_data
-        c_skip = d**2 / (rho**2 + d**2)
-        c_out = rho * d / sqrt(rho**2 + d**2)
-        return -c_skip / c_out / point.alpha, 1 / c_out
+        # c_skip / alpha and c_out for the state x_t = alpha x, written so that alpha may be 0
+        alpha, sigma, d = point.alpha, point.sigma, self.sigma_data
+        total = alpha**2 * d**2 + sigma**2
+        c_skip, c_out = alpha * d**2 / total, sigma * d / sqrt(total)
+        return -c_skip / c_out, 1 / c_out
 
     def c_in(self, point: Point) -> Scalar:
-        return 1 / (point.alpha * sqrt(point.ratio**2 + self.sigma_data**2))
+        return 1 / sqrt(point.alpha**2 * self.sigma_data**2 + point.sigma**2)
 
     def c_noise(self, t: Tensor, log_snr: Tensor) -> Tensor:
         return -log_snr / 8  # ln(rho) / 4
