@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .denoisers.denoiser import Cond, Denoiser
+from .errors import UsageProblem
 from .laws import Law, Normal, sum_event
 from .processes.gaussian import Point
 from .rng import Rng
@@ -56,6 +57,12 @@ def bits_per_dim(nats: Tensor, x0: Tensor) -> Tensor:
     return nats / (x0[0].numel() * math.log(2))
 
 
+def check_reverse(reverse: Ancestral) -> None:
+    """Refuses a deterministic chain, whose steps have no density."""
+    if reverse.eta == 0:
+        raise UsageProblem("a chain with eta 0 is deterministic, so it has no variational bound; take eta above 0")
+
+
 @dataclass(frozen=True)
 class BoundTerms:
     """The bound of each example, bits/dim (batch,), and its parts; `steps` (batch, T) from the first step (decoder) up."""
@@ -77,6 +84,7 @@ def variational_bound(
     decoder: Discretised | None = None,
 ) -> BoundTerms:
     """The bound along a grid (noisy to clean), one noise draw for each step."""
+    check_reverse(reverse)
     process = denoiser.process
     top = points[0]
     steps, errors = [], []
@@ -88,7 +96,7 @@ def variational_bound(
         if i == len(points) - 2:
             nats = decoder_nats(law, process.state(x0), decoder)
         else:
-            nats = process.posterior(xt, x0, t, s).kl(law)
+            nats = process.posterior(xt, x0, t, s, reverse.eta).kl(law)
         steps.append(bits_per_dim(nats, x0))
         errors.append((estimate.mean - x0).square().flatten(1).mean(1))
     prior = bits_per_dim(process.marginal(x0, top).kl(process.prior(x0.shape, top)), x0)

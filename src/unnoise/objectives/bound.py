@@ -10,7 +10,7 @@ from torch import Tensor
 from ..denoisers.denoiser import Cond, Denoiser
 from ..denoisers.guidance import drop
 from ..laws import Law
-from ..likelihood import Discretised, bits_per_dim, decoder_nats
+from ..likelihood import Discretised, bits_per_dim, check_reverse, decoder_nats
 from ..rng import Rng
 from ..samplers.ancestral import Ancestral
 from .matching import mean_event
@@ -28,6 +28,7 @@ class Bound(Objective):
         self, steps: int, times: Times, reverse: Ancestral, decoder: Discretised | None = None, drop: float = 0.0
     ):
         super().__init__()
+        check_reverse(reverse)
         self.steps, self.times, self.reverse, self.decoder, self.drop = steps, times, reverse, decoder, drop
 
     def forward(self, denoiser: Denoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:
@@ -51,7 +52,7 @@ class Bound(Objective):
         one, zero = torch.full_like(t, 1 / self.steps), torch.zeros_like(t)
         below = inner - 1 / self.steps
         model = self.reverse.law(process, guess, xt, inner, below)
-        divergence = process.posterior(xt, x0, inner, below).kl(model)
+        divergence = process.posterior(xt, x0, inner, below, self.reverse.eta).kl(model)
         if not bool(first.any()):
             return bits_per_dim(divergence, x0)
         last = self.reverse.law(process, guess, xt, one, zero, before=two)

@@ -81,7 +81,7 @@ class Ancestral(Step):
         if self.keep_eps and isinstance(guess, Estimate) and guess.unclipped is not None:
             eps = process.noise(xt, guess.unclipped, t)
         law = process.posterior(xt, x0, t, s, self.eta, eps)
-        if self._plain and before is None:
+        if self._plain and (before is None or not process.at(s, xt).is_clean):
             return law
         return replace(law, std=self._std(process, guess, xt, t, s, before))
 
