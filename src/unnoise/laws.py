@@ -107,7 +107,7 @@ class Normal(Law):
             return Law.kl(self, other)
         s1, s2 = _spread(self.std, self.mean), _spread(other.std, self.mean)
         ratio = (s1 / s2) ** 2
-        shift = ((self.mean - other.mean).double() / s2) ** 2
+        shift = ((self.mean - other.mean.to(self.mean.device)).double() / s2) ** 2
         return sum_event(0.5 * (ratio + shift - 1 - ratio.log()))
 
 

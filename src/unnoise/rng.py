@@ -87,8 +87,8 @@ class Rng:
         return self._fill(lambda row, g: row.normal_(generator=g), event, torch.float32).to(dtype)
 
     def normal_like(self, x: Tensor) -> Tensor:
-        """Standard normal numbers of the shape and type of `x`, whose first axis is the batch."""
-        return self.normal(*x.shape[1:], dtype=x.dtype)
+        """Standard normal numbers of the shape, type and device of `x`, whose first axis is the batch."""
+        return self.normal(*x.shape[1:], dtype=x.dtype).to(x.device)
 
     def uniform(self, *event: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Uniform numbers in [0, 1), shape `(len(self), *event)`, drawn in float64."""

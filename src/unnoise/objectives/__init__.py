@@ -7,6 +7,6 @@ from .objective import Loss, Objective
 from .times import LogNormal, LossSecondMoment, Stratified, Times, Uniform, UniformSteps
 
 __all__ = [
-    "WEIGHTINGS", "Bound", "Flipped", "Hybrid", "LogNormal", "Loss", "LossSecondMoment", "Matching", "Objective", "Stratified", "Times",
-    "Uniform", "UniformSteps",
+    "WEIGHTINGS", "Bound", "Flipped", "Hybrid", "LogNormal", "Loss", "LossSecondMoment", "Matching", "Objective",
+    "Stratified", "Times", "Uniform", "UniformSteps",
 ]  # fmt: skip

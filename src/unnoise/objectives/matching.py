@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..denoisers.denoiser import Cond, Denoiser
+from ..denoisers.denoiser import Cond, Denoiser, NetworkDenoiser
 from ..denoisers.guidance import drop
-from ..denoisers.preconditioning import relation
+from ..denoisers.preconditioning import KINDS, relation
 from ..errors import UsageProblem, unknown
 from ..processes.gaussian import Point
 from ..rng import Rng
@@ -53,11 +53,17 @@ class Matching(Objective):
             raise unknown("weighting", weighting, WEIGHTINGS)
         if not 0 <= drop <= 1:
             raise UsageProblem(f"the probability of dropping the condition is {drop}, but must lie in [0, 1]")
+        if compare not in (*KINDS, "F"):
+            raise unknown("kind of prediction", compare, [*KINDS, "F"])
         self.compare, self.times, self.drop = compare, times, drop
         self.weighting = WEIGHTINGS[weighting] if isinstance(weighting, str) else weighting
 
     def _relation(self, denoiser: Denoiser, point: Point) -> tuple[Scalar, Scalar]:
         if self.compare == "F":
+            if not isinstance(denoiser, NetworkDenoiser):
+                raise UsageProblem(
+                    f"a {type(denoiser).__name__} has no network output F to compare; compare eps, x0 or v instead"
+                )
             return denoiser.preconditioning.relation(point)
         return relation(self.compare, point)
 

@@ -10,6 +10,7 @@ w_k(x_t) everything is closed:
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -110,21 +111,29 @@ def _column(c, like: Tensor) -> Tensor:
 
 
 class MixtureDenoiser(Denoiser):
-    """The denoiser that no network beats: E[x_0 | x_t] itself."""
+    """The denoiser that no network beats: E[x_0 | x_t] itself.
+
+    In a process with a basis, the mixture is a law of the data's coordinates in that basis: that is where the noise is
+    independent, and a diagonal covariance stays diagonal.
+    """
 
     def __init__(self, mixture: Mixture, process: Gaussian):
         super().__init__()
         self.mixture, self.process = mixture, process
 
-    def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Estimate:
+    def _estimate(self, xt: Tensor, t: Tensor, cond: Cond) -> Estimate:
         point = self.process.at(t, xt)
         label = None if cond is None else cond.get("label")
         return self.mixture.estimate(xt, _column(point.alpha, xt), _column(point.sigma, xt), label)
 
+    def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Estimate:
+        estimate = self._estimate(xt, t, cond)
+        return replace(estimate, mean=self.process.data(estimate.mean))
+
     def score(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         """grad log p_t(x_t) = -(x_t - alpha E[x_0 | x_t]) / sigma^2."""
         point = self.process.at(t, xt)
-        x0 = self.forward(xt, t, cond).mean
+        x0 = self._estimate(xt, t, cond).mean
         return (_column(point.alpha, xt) * x0 - xt) / _column(point.sigma, xt) ** 2
 
 
