@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from unnoise.data import load
-from unnoise.metrics.classifier import WEIGHTS, Classifier
+from unnoise.metrics.classifiers import WEIGHTS, Classifier
 from unnoise.metrics.images import to_float
 from unnoise.rng import stream
 

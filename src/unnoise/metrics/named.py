@@ -10,6 +10,8 @@ inception              2048 features of Inception-v3, through torch-fidelity whe
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -61,9 +63,11 @@ def features(name: str, shape: tuple[int, ...] | None = None) -> Features:
 
 def _imported(path: str) -> Callable[[Images], Tensor]:
     module, _, name = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a module in the user's own folder, too, last of all
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise UsageProblem(f"features {path!r} cannot be imported ({error}): write package.module:callable") from error
     if not callable(function):
         raise UsageProblem(f"features {path!r} is not callable: it must map images (N, C, H, W) to an array (N, D)")
