@@ -10,11 +10,11 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..errors import Problem
 from .disk import disk_errors, new_folder
+from .shards import copy_into
 
 
 def write_checkpoint(folder: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping) -> None:
@@ -69,7 +69,6 @@ def check(folder: Path) -> dict:
     return state
 
 
-@torch.no_grad()
 def load_into(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy `tensors` into `targets` of the same names and shapes (whole tensors, or shards of them).
 
@@ -91,22 +90,6 @@ def load_into(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], wher
         raise Problem(f"{where} is of another model ({'; '.join(differences)}); build the model it was trained with")
     for name, target in targets.items():
         copy_into(target, tensors[name])
-
-
-def copy_into(target: Tensor, whole: Tensor) -> None:
-    """Copy a whole tensor into a tensor, or into this process's shard of it."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if isinstance(target, DTensor):
-        whole = whole.to(target.device, target.dtype)
-        whole = distribute_tensor(whole, target.device_mesh, target.placements, src_data_rank=None)
-    target.copy_(whole)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The whole tensor of which this process may hold a shard; every process must ask for it."""
-    tensor = tensor.detach()
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _some(what: str, names: Iterable[str]) -> list[str]:

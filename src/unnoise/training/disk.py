@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ def disk_errors(what: str, remedy: str = "free some space or choose another fold
     try:
         yield
     except (OSError, SafetensorError) as error:
-        cause = getattr(error, "strerror", None) or str(error)
+        cause = getattr(error, "strerror", None) or re.sub(r".*: (.*) \(os error \d+\)", r"\1", str(error))
         raise Problem(f"{what} could not be written ({cause}); {remedy}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,15 @@ def make_accelerator(trackers: tuple[str, ...], folder: Path):
     )
     if accelerator.distributed_type == "FSDP" and not accelerator.is_fsdp2:
         raise UsageProblem("sharded training needs version 2 of FSDP; launch with `--fsdp_version 2`")
+    if accelerator.num_processes > 1:
+        atexit.register(_part)
     return accelerator
+
+
+def _part() -> None:
+    """Close the connections in order: a process that ends while their threads run is aborted by the C++ runtime."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def on_main(accelerator, action: Callable):

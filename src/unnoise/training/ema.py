@@ -63,7 +63,7 @@ class Averages:
             if name in self.gammas:
                 beta = (1 - 1 / (step + 1)) ** (self.gammas[name] + 1)
             else:
-                beta = halflife_beta(batch, step * batch, self.halflife, self.rampup)
+                beta = halflife_beta(batch, step * batch, self.halflife or 0.0, self.rampup)
             torch._foreach_lerp_(values, self.parameters, 1 - beta)
 
     @contextmanager

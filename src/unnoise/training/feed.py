@@ -6,7 +6,7 @@ laid end to end. So the order depends on the seed alone, not on the number of pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import count
@@ -38,7 +38,7 @@ class Order:
         return torch.cat(parts)
 
 
-def feed(dataset, order: Order, first_step: int, micro_batches: list[range]) -> Iterator[list]:
+def feed(dataset, order: Order, first_step: int, micro_batches: list[range]) -> Generator[list]:
     """For each step from `first_step` on, without end: this process's micro-batches. The next are made in a thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="data") as thread:
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ..errors import Problem, UsageProblem
 from ..rng import Rng, stream
-from .checkpoint import copy_into, load_into, whole
+from .checkpoint import load_into
 from .ema import Averages
 from .options import TrainingOptions
+from .shards import copy_into, local, sharded, whole
 
 
 class Lesson(nn.Module):
@@ -28,8 +29,7 @@ class Lesson(nn.Module):
     def forward(self, x0: Tensor, cond, rng: Rng, turn: str) -> tuple[Tensor, dict[str, Tensor]]:
         loss = self.objective(self.denoiser, x0, cond, rng, turn)
         self.loss_type = type(loss)
-        values = {"loss": loss.per_example, **loss.terms}
-        return loss.per_example.sum(), {name: value.detach().float() for name, value in values.items()}
+        return loss.per_example.sum(), _flat(loss)
 
 
 class Learner:
@@ -48,9 +48,10 @@ class Learner:
         self.places = [range(a, b) for a, b in pairwise(cuts) if a < b]
 
         trainable = {id(p) for p in self.lesson.parameters() if p.requires_grad}
-        self.optimizers = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
         for turn in self.turns:
             moved = [p for p in _moved(objective, denoiser, turn) if id(p) in trainable]
+            moved = list(dict.fromkeys(moved))  # objective and denoiser may share a part
             if not moved:
                 raise UsageProblem(
                     f"there is nothing to train in the turn {turn!r}: none of its parameters is trainable"
@@ -67,7 +68,7 @@ class Learner:
         # In float16 small gradients vanish: the loss is scaled up, and the scale adapts.
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=options.precision == "fp16")
         self.averages = Averages(
-            [_local(p) for p in denoiser.parameters() if p.requires_grad],
+            [local(p) for p in denoiser.parameters() if p.requires_grad],
             options.ema,
             options.ema_rampup,
             options.ema_power,
@@ -85,8 +86,9 @@ class Learner:
             values = self._gradients(step, number, turn, batches)
             norm = self._move(turn, factor)
             self._observe(values)
-            means += [*(value.mean() for value in values.values()), norm]
-            names += [prefix + name for name in (*values, "grad_norm")]
+            shown = {"loss": values["per_example"], **_group(values).get("terms", {}), "grad_norm": norm}
+            means += [value.mean().float() for value in shown.values()]
+            names += [prefix + name for name in shown]
         self.averages.update(step, self.options.batch_size)
         self.names = names
         return torch.stack(means)
@@ -100,7 +102,7 @@ class Learner:
                 parameter.requires_grad_(id(parameter) in moved)
         parts = []
         for places, batch in zip(self.places, batches, strict=True):
-            rng = Rng.for_step(options.seed, step, places, device)
+            rng = Rng.for_step(options.seed, step, places, device, total=options.batch_size)
             rng = rng.spawn(number) if number else rng
             key = stream(options.seed, step, number, places.start).initial_seed()
             torch.manual_seed(key)  # for draws that take no rng: dropout
@@ -112,7 +114,8 @@ class Learner:
                 # The distributed wrapper takes the mean over processes; the mean over the global batch is wanted.
                 self.scaler.scale(total * (self.accelerator.num_processes / options.batch_size)).backward()
             parts.append(values)
-        table = torch.stack([torch.cat([part[name] for part in parts]) for name in parts[0]], 1)
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        table = torch.stack([torch.cat([part[name] for part in parts]).to(exact) for name in parts[0]], 1)
         return dict(zip(parts[0], self.accelerator.gather(table).unbind(1), strict=True))
 
     def _move(self, turn: str, factor: float) -> Tensor:
@@ -133,8 +136,7 @@ class Learner:
     def _observe(self, values: dict[str, Tensor]) -> None:
         observe = getattr(self.lesson.objective, "observe", None)
         if observe is not None:
-            terms = dict(values)
-            observe(self.lesson.loss_type(per_example=terms.pop("loss"), terms=terms))
+            observe(self.lesson.loss_type(**_group(values)))
 
     def files(self) -> dict[str, dict[str, Tensor]]:
         """All that a resumed run needs, whole tensors on the CPU by file. All processes call; the main one keeps."""
@@ -184,9 +186,9 @@ class Learner:
         }
         for name, value in tensors.items():
             key, kind = name.rsplit("/", 1)
-            optimizer, parameter = parameters.get(key, (None, None))
-            if optimizer is None or (kind != "step" and value.shape != parameter.shape):
+            if key not in parameters or (kind != "step" and value.shape != parameters[key][1].shape):
                 raise Problem(f"the optimizer of {where} is of another model ({name}); train anew in another folder")
+            optimizer, parameter = parameters[key]
             if kind == "step":
                 optimizer.state[parameter][kind] = value.to(parameter.device)
             else:
@@ -198,15 +200,15 @@ class Learner:
         """Inside, the denoiser is as it should be shown: averaged weights, evaluation mode, whole on every process."""
         name = next(iter(self.averages.values), None)
         modes = [(module, module.training) for module in self.lesson.modules()]
-        sharded = [module for module in self.lesson.modules() if hasattr(module, "unshard")]
+        split = sharded(self.lesson)
         with self.averages.swapped(name), torch.no_grad():
             self.lesson.eval()
-            for module in sharded:
+            for module in split:
                 module.unshard()
             try:
                 yield self.lesson.denoiser
             finally:
-                for module in sharded:
+                for module in split:
                     module.reshard()
                 for module, mode in modes:
                     module.training = mode
@@ -218,11 +220,32 @@ class Learner:
             parameter.grad = None
 
 
+def _flat(loss) -> dict[str, Tensor]:
+    """All that a loss says of the examples, by name: per_example, t, ..., and terms/NAME."""
+    values = {}
+    for field in dataclasses.fields(loss):
+        value = getattr(loss, field.name)
+        if isinstance(value, dict):
+            values |= {f"{field.name}/{name}": term.detach() for name, term in value.items()}
+        elif value is not None:
+            values[field.name] = value.detach()
+    return values
+
+
+def _group(values: dict[str, Tensor]) -> dict:
+    """What was flat, as the fields of a loss."""
+    fields: dict = {}
+    for name, value in values.items():
+        field, _, term = name.partition("/")
+        if term:
+            fields.setdefault(field, {})[term] = value
+        else:
+            fields[field] = value
+    return fields
+
+
 def _moved(objective: nn.Module, denoiser: nn.Module, turn: str) -> list[nn.Parameter]:
-    if hasattr(objective, "parameters_of"):
-        return list(objective.parameters_of(denoiser, turn))
+    parameters_of = getattr(objective, "parameters_of", None)
+    if parameters_of is not None:
+        return list(parameters_of(denoiser, turn))
     return [*denoiser.parameters(), *objective.parameters()]
-
-
-def _local(parameter: Tensor) -> Tensor:
-    return parameter.to_local() if hasattr(parameter, "to_local") else parameter

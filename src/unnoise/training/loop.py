@@ -52,7 +52,7 @@ def train(
 ) -> Result:
     """Train `denoiser`, and what `objective` holds, on `dataset`: from the newest checkpoint of `run`, if it has one.
 
-    objective   objective(denoiser, x0, cond, rng, turn) -> Loss(per_example, terms), of shape (batch,) each; may offer
+    objective   objective(denoiser, x0, cond, rng, turn) -> Loss (a dataclass of tensors (batch,), see `objectives`); may offer
                 `turns`, the names of the updates of one step; `parameters_of(denoiser, turn)`, what each moves;
                 `turn_options[turn]`, its own lr, betas, eps, weight_decay; `observe(loss)`, called after each update
                 with the loss of the whole global batch
@@ -96,7 +96,7 @@ class _Training:
         self.accelerator = learner.accelerator
         self.step, self.seconds, self.loss = 0, 0.0, None
         self.steps = None if options.minutes else options.steps  # None: not known yet
-        self.saved = None  # the step of the newest checkpoint
+        self.saved: int | None = None  # the step of the newest checkpoint
         self.pending: list[Tensor] = []  # what the last steps report, not yet read from the device
         self.window: list[dict[str, float]] = []  # what was read since the last line of metrics
         # Reading a number makes a GPU wait, so it is done every few steps. A checkpoint always waits for it.
@@ -111,7 +111,7 @@ class _Training:
         self.restore()
         self.start_trackers()
         order = Order(len(self.dataset), options.batch_size, options.seed)
-        budget = Budget(options.minutes) if self.steps is None else None
+        budget = Budget(options.minutes) if self.steps is None and options.minutes else None
         with (
             Wish() as wish,
             closing(feed(self.dataset, order, self.step, self.learner.places)) as batches,
@@ -140,7 +140,7 @@ class _Training:
         on_main(self.accelerator, lambda: self.draw(last=True))
         for tracker in self.accelerator.trackers:
             tracker.finish()
-        checkpoint = self.run.checkpoint_path(self.saved)
+        checkpoint = self.run.checkpoint_path(self.step)
         return Result(self.step, self.step * options.batch_size, self.loss, self.seconds, checkpoint)
 
     def due(self, every: int) -> bool:

@@ -15,56 +15,57 @@ Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """How a network is trained. One step is one update by the mean over one global batch.
-
-    steps             number of steps
-    minutes           a budget of time that decides instead of `steps`: the first steps are timed, then the number of
-                      steps is fixed and kept in the run, so that a resumed run ends where this one would have
-    batch_size        examples per step over all processes and micro-batches
-    accumulate        micro-batches a step is split into, to save memory; the result is the same but for rounding
-    lr                learning rate of AdamW after warm-up
-    betas, eps, weight_decay    of AdamW
-    warmup            steps over which the learning rate rises linearly
-    decay, decay_from, decay_to     shape of the fall of the learning rate, the fraction of the run where it begins, and
-                      the fraction of `lr` where it ends
-    clip              largest global norm of the gradient; None for no limit
-    ema               half-life, in images, of the average of the weights; None for no average
-    ema_rampup        the half-life is at most this fraction of the images seen so far (EDM); None for no ramp-up
-    ema_power         further averages with power-function profiles, by relative standard deviation (EDM2's sigma_rel)
-    precision         of the networks: "auto" takes what the device computes fastest; weights stay in float32
-    seed              names every random draw of the run, with the step and the place in the global batch
-    checkpoint_every  steps between checkpoints
-    keep              newest checkpoints that are kept
-    keep_every        checkpoints at multiples of this many steps are kept for ever; 0 for none
-    preview_every     steps between preview pictures; 0 for none
-    log_every         steps a line of metrics averages over
-    trackers          where the metrics go besides the run folder
-    """
+    """How a network is trained. One step is one update by the mean over one global batch."""
 
     steps: int = 10_000
+    """Number of steps."""
     minutes: float | None = None
+    """A budget of time that decides instead of `steps`: the first steps are timed, then the number of steps is fixed and kept
+    in the run, so that a resumed run ends where this one would have."""
     batch_size: int = 64
+    """Examples per step, over all processes and micro-batches."""
     accumulate: int = 1
+    """Micro-batches a step is split into, to save memory; the result is the same but for rounding."""
     lr: float = 1e-3
+    """Learning rate of AdamW after warm-up."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's averages of the gradient and of its square."""
     eps: float = 1e-8
+    """Added to the root of the average square."""
     weight_decay: float = 0.0
+    """Decoupled weight decay."""
     warmup: int = 0
+    """Steps over which the learning rate rises linearly."""
     decay: Decay = "none"
+    """How the learning rate falls towards the end."""
     decay_from: float = 0.5
+    """The fraction of the run where the fall begins."""
     decay_to: float = 0.0
+    """The fraction of `lr` where it ends."""
     clip: float | None = 1.0
+    """Largest global norm of the gradient; none for no limit."""
     ema: float | None = 500_000
+    """Half-life, in images, of the average of the weights; none for no average."""
     ema_rampup: float | None = 0.05
+    """The half-life is at most this fraction of the images seen so far; none for no ramp-up."""
     ema_power: tuple[float, ...] = ()
+    """Further averages with power-function profiles, by relative standard deviation (EDM2's sigma_rel)."""
     precision: Precision = "auto"
+    """Of the networks' arithmetic; auto takes what the device computes fastest. Weights stay in float32."""
     seed: int = 0
+    """Names every random draw of the run, with the step and the place in the global batch."""
     checkpoint_every: int = 1000
+    """Steps between checkpoints."""
     keep: int = 2
+    """Newest checkpoints that are kept."""
     keep_every: int = 0
+    """Checkpoints at multiples of this many steps are kept for ever; 0 for none."""
     preview_every: int = 1000
+    """Steps between preview pictures; 0 for none."""
     log_every: int = 1
+    """Steps that a line of metrics averages over."""
     trackers: tuple[Tracker, ...] = ()
+    """Where the metrics go besides the run folder."""
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "keep", "log_every"):

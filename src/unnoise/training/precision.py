@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..runtime import autocast
+
 
 @contextmanager
 def in_precision(module: nn.Module, device: torch.device, precision: str):
@@ -14,11 +16,10 @@ def in_precision(module: nn.Module, device: torch.device, precision: str):
 
     A network is what is held under the name `network`, at any depth; without any, it is the denoiser.
     """
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     networks = [m for name, m in module.named_modules() if name.rsplit(".", 1)[-1] == "network"]
-    networks = (networks or [module.denoiser]) if dtype is not None else []
+    networks = networks or [module.get_submodule("denoiser")]
     for network in networks:
-        network.forward = _autocast(network.forward, device, dtype)
+        network.forward = _cast(network.forward, device, precision)
     try:
         yield
     finally:
@@ -26,11 +27,10 @@ def in_precision(module: nn.Module, device: torch.device, precision: str):
             del network.forward  # the class's own comes back
 
 
-def _autocast(forward, device: torch.device, dtype: torch.dtype):
+def _cast(forward, device: torch.device, precision: str):
     def cast(*args, **kwargs):
-        with torch.autocast(device.type, dtype):
-            out = forward(*args, **kwargs)
-        return _float(out)
+        with autocast(device, precision):
+            return _float(forward(*args, **kwargs))
 
     return cast
 

@@ -37,10 +37,12 @@ class Progress:
             self.bar.update(
                 self.task, total=self.steps, completed=step, loss=f"{self.loss:.4g}", rate=f"{rate:,.0f} images/s"
             )
-        elif self.visible and (time.monotonic() - self.said >= self.every or step == self.steps):
+        elif self.visible and (step == self.steps or time.monotonic() - self.said >= self.every):
             self.said = time.monotonic()
-            left = "" if self.steps is None else f", {_clock(self._left(step))} left"
-            of = "" if self.steps is None else f" of {self.steps}"
+            of = left = ""
+            if self.steps is not None:
+                seconds = (time.monotonic() - self.started) / max(1, step - self.first) * (self.steps - step)
+                of, left = f" of {self.steps}", f", {_clock(seconds)} left"
             self.say(f"step {step}{of}, loss {self.loss:.4g}, {rate:,.0f} images/s{left}")
 
     def say(self, sentence: str) -> None:
@@ -49,9 +51,6 @@ class Progress:
             self.bar.console.print(sentence, highlight=False, markup=False)
         elif self.visible:
             print(sentence, file=sys.stderr, flush=True)
-
-    def _left(self, step: int) -> float:
-        return (time.monotonic() - self.started) / max(1, step - self.first) * (self.steps - step)
 
 
 def _bar(console):
