@@ -132,8 +132,9 @@ class FromBetas(VariancePreserving):
         self.register_buffer("table", table, persistent=False)
 
     def _apply(self, fn, recurse=True):
+        exact = self.table
         super()._apply(fn, recurse)
-        self.table = self.table.double()  # a model moved to half precision keeps its schedule in float64
+        self.table = exact.to(self.table.device)  # a model cast to lower precision keeps its schedule in float64
         return self
 
     def log_alpha(self, t: Tensor) -> Tensor:
