@@ -29,6 +29,8 @@ from unnoise.metrics.named import features as named_features
 from unnoise.metrics.report import Report, Row
 from unnoise.rng import stream
 
+MOST_FAKES = 5_000  # of precision, recall, density and coverage, which keep three tables of distances: 600 MB
+
 
 def interval(
     statistic: Statistic, value: Sequence[float], count: int, *, draws: int, confidence: float, rng: torch.Generator
@@ -115,7 +117,8 @@ def evaluate(
     seed           chooses subsets, projections and bootstrap halves; the same call gives the same report
     bootstrap      halves drawn for an interval that covers `confidence`; 0 for none
     equal_counts   use only as many samples as there are held-out images, so that value and floor are at one count
-    reference      the most training images that the distances between sets use (the neighbours always use all)
+    reference      the most training images that the distances between sets use (the nearest neighbour uses all);
+                   precision, recall, density and coverage use as many as there are samples, at most 5,000
 
     Raises UsageProblem for images of another shape or range; a metric that has too few images says so in its row.
     """
@@ -145,7 +148,7 @@ def evaluate(
         add(("frechet",), measures.frechet, space, sides)
         add(("kernel_cubic",), measures.kernel_cubic, space, sides)
         add(("kernel_rbf",), measures.kernel_rbf, space, sides)
-        few = [side[: len(chosen)] for side in sides]  # never more fakes than reals
+        few = [side[: min(len(chosen), MOST_FAKES)] for side in sides]  # never more fakes than reals
         add(("precision", "recall", "density", "coverage"), lambda x: measures.prdc(x, k), space, few)
         if space.name != "pixels":
             add(("sliced_wasserstein",), sliced, space, sides)
