@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +104,7 @@ class Embedding(nn.Module):
             raise UsageProblem("this network takes no augmentation vector; build it with augment to condition on one")
 
         dtype = self.inner.weight.dtype
-        with torch.autocast(t.device.type, enabled=False):  # a few thousand numbers: precision costs nothing here
+        with _full_precision(t.device.type):  # a few thousand numbers: it costs nothing here
             h = self.sinusoids(t).to(dtype)
             labels = None if self.labels is None else self.labels(label, len(t))
             if labels is not None and self.early_labels:
@@ -114,3 +115,7 @@ class Embedding(nn.Module):
             if labels is not None and not self.early_labels:
                 h = h + labels
             return F.silu(h)
+
+
+def _full_precision(device: str) -> AbstractContextManager:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
