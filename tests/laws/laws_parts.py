@@ -153,7 +153,7 @@ def moments(denoiser: Denoiser, step, points: list, mean: float, variance: float
     """
     from unnoise.samplers import sample
 
-    rows = 2 + 2 * len(points)
+    rows = 2 + len(points)
     start = torch.zeros(rows, 1, dtype=torch.float64)
     start[1] = 1
     out = sample(denoiser, step, lambda _: points, start.shape, rng=OneHot(rows, 2), start=start, dtype=torch.float64)

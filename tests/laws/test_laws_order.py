@@ -11,7 +11,7 @@ import torch
 
 from unnoise.oracles import gaussian
 from unnoise.processes.gaussian import CLEAN
-from unnoise.samplers import Ancestral, Churn, Euler, Heun, Integers, sample
+from unnoise.samplers import Ancestral, Churn, Euler, Heun, Integers, Karras, sample
 
 SPANS = {  # where the path of the mixture bends, in each schedule's own time
     "linear betas": (0.9, 0.1),
@@ -71,3 +71,170 @@ def test_deterministic_order(flow, name):
         out = sample(mixture.denoiser(process), step, walk(steps, *span), x.shape, start=x, dtype=torch.float64)
         errors.append(float((out - truth).square().mean().sqrt()))
     assert parts.slope(errors, counts) == pytest.approx(step.order, abs=0.15), errors
+
+
+# Law 5 for steps that draw noise: on Gaussian data the sampler is affine, and its moments are computed exactly.
+
+
+@pytest.mark.parametrize("name", ["linear VP", "cosine", "rectified"])
+@pytest.mark.parametrize("step", ["ancestral", "ancestral, large", "ancestral, mixed", "ddim, eta 0.5"])
+def test_ancestral_weak_order(name, step):
+    process, step = parts.process(name), parts.STEPS[step]
+    denoiser = parts.scalar_gaussian(process, 0.3, 0.25)
+    top, low, counts = 0.9, 0.2, (40, 80, 160, 320)
+    a, b = process.point(top), process.point(low)
+    variance, mean = [], []
+    for steps in counts:
+        points = walk(steps, top, low)(process)
+        m, v = parts.moments(denoiser, step, points, 0.3 * a.alpha, 0.25 * a.alpha**2 + a.sigma**2)
+        mean.append(abs(m - 0.3 * b.alpha))
+        variance.append(abs(v - 0.25 * b.alpha**2 - b.sigma**2))
+    assert parts.slope(variance, counts) == pytest.approx(step.weak_order, abs=0.1), variance
+    assert max(mean) < 1e-10 or parts.slope(mean, counts) > step.weak_order - 0.1, mean
+
+
+def test_optimal_variance_makes_gaussian_data_exact():
+    """The posterior mean is affine and the variance constant, so the reverse step is exactly Gaussian: any step size."""
+    for name in parts.SCHEDULES:
+        process = parts.process(name)
+        for steps in (1, 3, 10):
+            points = [*walk(steps, 1.0, 0.3)(process)[:-1], CLEAN] if steps > 1 else [process.point(1.0), CLEAN]
+            top = points[0]
+            if top.alpha == 0:
+                continue
+            denoiser = parts.scalar_gaussian(process, 0.3, 0.25)
+            mean, variance = parts.moments(
+                denoiser, parts.STEPS["ancestral, optimal"], points, 0.3 * top.alpha, 0.25 * top.alpha**2 + top.sigma**2
+            )
+            last = points[-2]
+            left = 0.25 * last.sigma**2 / (0.25 * last.alpha**2 + last.sigma**2)  # the last step draws nothing
+            assert mean == pytest.approx(0.3, abs=1e-9)
+            assert variance == pytest.approx(0.25 - left, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["EDM", "linear VP", "cosine"])
+@pytest.mark.parametrize("inner", [Euler(), Heun()], ids=["euler", "heun"])
+def test_churn_weak_order(name, inner):
+    """Every sub-step of churn keeps the marginals, but for the error of its ODE step (s_churn fixed, s_noise 1)."""
+    process = parts.process(name)
+    top, low = {"EDM": (0.03, 0.003)}.get(name, (0.85, 0.25))
+    step, counts, errors = Churn(inner, s_churn=8, s_min=0, s_max=1e9, s_noise=1.0), (160, 320, 640, 1280), []
+    a, b = process.point(top), process.point(low)
+    for steps in counts:
+        points = walk(steps, top, low)(process)
+        _, v = parts.moments(parts.scalar_gaussian(process), step, points, 0, 0.25 * a.alpha**2 + a.sigma**2)
+        errors.append(abs(v - 0.25 * b.alpha**2 - b.sigma**2))
+    assert parts.slope(errors, counts) == pytest.approx(step.weak_order, abs=0.15), errors
+
+
+def test_churn_ends_at_the_variance_of_the_data():
+    """EDM, rho = 7 grid: without its last step the walk ends at sd^2 + sigma_min^2, at the second order."""
+    process, counts, errors = parts.process("EDM"), (256, 512, 1024), []
+    for steps in counts:
+        points = Karras(steps)(process)[:-1]
+        step = Churn(s_churn=40, s_noise=1.0)
+        _, variance = parts.moments(parts.scalar_gaussian(process), step, points, 0, 0.25 + 80**2)
+        errors.append(abs(variance - 0.25 - 0.002**2))
+    assert parts.slope(errors, counts) == pytest.approx(2, abs=0.15), errors
+    assert errors[-1] < 1e-4
+
+
+@pytest.mark.parametrize("steps, euler, heun", [(64, 1, 2)])
+def test_edm_flow_of_gaussian_data_is_closed(steps, euler, heun):
+    """x(sigma) = x(sigma_0) sqrt((sd^2 + sigma^2) / (sd^2 + sigma_0^2)), on the rho = 7 grid."""
+    process = parts.process("EDM")
+    denoiser = gaussian(torch.zeros(1).double(), 0.25).denoiser(process)
+    x = torch.tensor([[40.0]], dtype=torch.float64)
+    truth = 40 * ((0.25 + 0.002**2) / (0.25 + 80**2)) ** 0.5
+    for step, order in ((Euler(), euler), (Heun(), heun)):
+        counts, errors = (steps, 2 * steps, 4 * steps), []
+        for n in counts:
+            out = sample(denoiser, step, lambda p, n=n: Karras(n)(p)[:-1], x.shape, start=x, dtype=torch.float64)
+            errors.append(abs(float(out) - truth))
+        assert parts.slope(errors, counts) == pytest.approx(order, abs=0.1)
+
+
+# The numbers of the sheets, exactly.
+
+
+def ratio(step, steps, variance, spacing="both"):
+    """Standard deviation after sampling a chain of linear betas from N(0, 1), over the data's."""
+    process = parts.process("linear betas")
+    points = Integers(steps, spacing)(process)
+    return (parts.moments(parts.scalar_gaussian(process, 0, variance), step, points, 0, 1)[1] / variance) ** 0.5
+
+
+@pytest.mark.parametrize(
+    "variance, errors", [(1.0, [0.1854, 0.0918, 0.0366, 0.01833]), (0.25, [0.2768, 0.1391, 0.0562, 0.0283])]
+)
+def test_ddim_shrinks_as_its_paper_says(variance, errors):
+    ours = [1 - ratio(parts.STEPS["ddim"], steps, variance) for steps in (10, 20, 50, 100)]
+    assert ours == pytest.approx(errors, abs=6e-5)
+
+
+@pytest.mark.parametrize(
+    "step, ratios",
+    [
+        ("ancestral, large", {10: 1.1975, 20: 1.0926, 100: 1.0172, 1000: 1.0015}),
+        ("ancestral", {10: 0.646, 20: 0.776, 100: 0.936, 1000: 0.992}),
+        ("ancestral, optimal", {10: 0.9998, 20: 0.9998, 100: 0.9998, 1000: 0.9998}),
+    ],
+)
+def test_std_of_respaced_chains(step, ratios):
+    ours = {steps: ratio(parts.STEPS[step], steps, 0.25) for steps in ratios}
+    assert ours == pytest.approx(ratios, abs=6e-5 if step != "ancestral" else 6e-4)
+
+
+def test_fixed_large_is_exact_for_unit_variance():
+    """Every marginal stays N(0, 1); the last step, which draws nothing, leaves a_1 = 0.9999 of the variance."""
+    assert ratio(Ancestral(variance="large"), 1000, 1.0) ** 2 == pytest.approx(0.9999, abs=1e-12)
+
+
+def test_a_point_mass_is_returned_from_anywhere():
+    process = parts.process("linear betas")
+    target = parts.normal(1, 5, seed=1)
+    denoiser = gaussian(target[0], 0.0).denoiser(process)
+    x = 10 * parts.normal(1, 5)
+    for name, step in parts.STEPS.items():
+        if "learned" in name:
+            continue
+        for steps in (1, 20) if "churn" not in name else (20,):
+            out = sample(denoiser, step, Integers(steps), x.shape, start=x, dtype=torch.float64)
+            torch.testing.assert_close(out, target, rtol=0, atol=1e-6)
+
+
+# Law 6: there and back
+
+
+def back_and_forth(process, step, counts, top, low):
+    mixture = parts.smooth_mixture()
+    denoiser, rng = mixture.denoiser(process), parts.Together(200, seed=1)
+    x = process.corrupt(mixture.sample(rng), process.point(low), rng)
+    errors = []
+    for steps in counts:
+        points = walk(steps, top, low)(process)
+        up = sample(denoiser, step, lambda _: points[::-1], x.shape, start=x, dtype=torch.float64)  # noqa: B023
+        down = sample(denoiser, step, lambda _: points, x.shape, start=up, dtype=torch.float64)  # noqa: B023
+        errors.append(float((down - x).square().mean().sqrt()))
+    return errors
+
+
+@pytest.mark.parametrize("name", list(SPANS))
+@pytest.mark.parametrize("step", ["heun", "euler", "ddim"])
+def test_there_and_back(name, step):
+    """Data to noise and back along the flow: the error falls with the order of the step, or faster."""
+    errors = back_and_forth(parts.process(name), parts.STEPS[step], (40, 80, 160), *SPANS[name])
+    order = parts.STEPS[step].order
+    for coarse, fine in pairwise(errors):
+        assert coarse / fine > 0.85 * 2**order, errors
+
+
+def test_ddim_encoding_error_halves():
+    errors = back_and_forth(parts.process("linear betas"), parts.STEPS["ddim"], (25, 50, 100, 200), 1.0, 0.02)
+    assert [a / b for a, b in pairwise(errors)] == pytest.approx([2, 2, 2], abs=0.25), errors
+
+
+def test_every_step_declares_an_order():
+    for name, step in parts.STEPS.items():
+        assert (step.order is None) != (name in DETERMINISTIC)
+        assert name in DETERMINISTIC or (name in WEAK and step.weak_order in (1, 2))

@@ -98,7 +98,7 @@ def sample(
     process = denoiser.process
     step.check(process)
     points = grid(process)
-    rng = rng or Rng.from_seeds(range(shape[0]))
+    rng = Rng.from_seeds(range(shape[0])) if rng is None else rng
     x = (process.prior(shape, points[0]).sample(rng) if start is None else start).to(rng.device, dtype)
     denoise = Denoise(denoiser, shape[0], cond, x.device)
     state = step.init(denoise, x, points)
