@@ -118,7 +118,7 @@ def test_churn_weak_order(name, inner):
     """Every sub-step of churn keeps the marginals, but for the error of its ODE step (s_churn fixed, s_noise 1)."""
     process = parts.process(name)
     top, low = {"EDM": (0.03, 0.003)}.get(name, (0.85, 0.25))
-    step, counts, errors = Churn(inner, s_churn=8, s_min=0, s_max=1e9, s_noise=1.0), (160, 320, 640, 1280), []
+    step, counts, errors = Churn(inner, s_churn=3, s_min=0, s_max=1e9, s_noise=1.0), (160, 320, 640, 1280), []
     a, b = process.point(top), process.point(low)
     for steps in counts:
         points = walk(steps, top, low)(process)
