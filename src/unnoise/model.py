@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class Model:
 
     def __init__(self, recipe: Recipe, spec: Spec, denoiser: Denoiser | None = None, seed: int = 0):
         self.recipe, self.spec = recipe, spec
+        self.source: dict[str, Any] | None = None  # the run, step and weights that `load` found
         if denoiser is None:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
@@ -33,15 +35,19 @@ class Model:
 
     @classmethod
     def load(cls, path: str | Path, weights: str = "ema", step: int | None = None) -> Model:
-        """The model of a run folder. Raises Problem or UsageProblem where there is none, or it is damaged."""
+        """The model of a run folder. Raises Problem or UsageProblem where there is none, or it is damaged.
+
+        `weights`: "ema" (those trained last, where the run keeps no average), "model", or "ema-power-..."; `step`: of the
+        checkpoint, the newest by default.
+        """
         run = Run.open(path)
-        try:
-            recipe = find(run.config["paper"]).from_dict(run.config["recipe"])
-            spec = Spec(**run.config["spec"])
-        except (KeyError, TypeError) as error:
-            raise Problem(f"{run.path / 'run.json'} does not describe a model ({error}); train again") from None
+        recipe, spec = _described(run)
+        if weights == "ema" and recipe.training.ema is None:
+            weights = "model"
         model = cls(recipe, spec)
-        run.load(model.denoiser, weights, step)
+        state = run.load(model.denoiser, weights, step)
+        sha256 = state["files"][f"{weights}.safetensors"]["sha256"]
+        model.source = {"path": str(run.path), "step": state["step"], "weights": weights, "sha256": sha256}
         model.denoiser.eval()
         return model
 
@@ -109,7 +115,14 @@ def train_model(
     preview: bool = True,
     on_step: Callable[[dict], object] | None = None,
 ) -> tuple[Model, Result]:
-    """Train a recipe on a data set (`unnoise.data.load`) into a new run folder, or go on with the one that is there."""
+    """Train a recipe on a data set (`unnoise.data.load`) into a new run folder, or go on with the one that is there.
+
+    A run that goes on keeps its recipe and data; of the training options, all but the seed and the batch size may change
+    (more steps, another learning rate), and the change is written down. Raises Problem or UsageProblem.
+    """
+    if (Path(out) / "run.json").exists():
+        run = Run.open(out)
+        return _train(_continued(run, recipe, data), data, recipe.training, run, preview, on_step)
     spec = Spec.of(data)
     model = Model(recipe, spec, seed=recipe.training.seed)
     config = {
@@ -118,17 +131,40 @@ def train_model(
         "spec": asdict(spec),
         "data": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint},
     }
-    run = Run.open(out) if (Path(out) / "run.json").exists() else Run.create(out, config)
-    return _train(model, data, recipe.training, run, preview, on_step)
+    return _train(model, data, recipe.training, Run.create(out, config), preview, on_step)
+
+
+def _described(run: Run) -> tuple[Recipe, Spec]:
+    """The recipe and the data of a run, as it recorded them."""
+    try:
+        return find(run.config["paper"]).from_dict(run.config["recipe"]), Spec(**run.config["spec"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Problem(f"{run.path / 'run.json'} does not describe a model ({error}); train again") from None
+
+
+def _continued(run: Run, recipe: Recipe, data) -> Model:
+    """The model of a run that goes on. Raises UsageProblem where recipe or data are not the run's."""
+    before, spec = _described(run)
+    if before.slug != recipe.slug:
+        raise UsageProblem(f"{run.path} is a run of {before.slug}, not of {recipe.slug}; start a new run")
+    for name, value in recipe.as_dict().items():
+        if name != "training" and value != (old := before.as_dict()[name]):
+            raise UsageProblem(f"{run.path} was begun with {name} {old}, not {value}; keep it, or start a new run")
+    if data.fingerprint != (begun := run.config["data"]["fingerprint"]):
+        raise UsageProblem(
+            f"{run.path} was begun with other data (fingerprint {begun}) than {data.name} is now ({data.fingerprint}); "
+            "restore them, or start a new run"
+        )
+    if recipe.training != before.training:
+        run.amend({"recipe": recipe.as_dict()})
+    return Model(recipe, spec, seed=recipe.training.seed)
 
 
 def _train(model: Model, data, options: TrainingOptions, run: Run, preview: bool, on_step) -> tuple[Model, Result]:
     objective = model.recipe.lesson(model.spec)
     picture = (lambda denoiser, step, folder: draw_preview(model, denoiser, step, folder)) if preview else None
     result = train(objective, model.denoiser, _View(data, model.recipe), options, run, preview=picture, on_step=on_step)
-    run.load(model.denoiser)
-    model.denoiser.eval()
-    return model, result
+    return Model.load(run.path), result
 
 
 def draw_preview(model: Model, denoiser: Denoiser, step: int, folder: Path, count: int = 40) -> None:

@@ -1,5 +1,6 @@
 """Objectives: what is compared, how errors are weighted, and at which times."""
 
+from .augment import Augmented
 from .bound import Bound, Hybrid
 from .flip import Flipped
 from .matching import WEIGHTINGS, Matching
@@ -7,6 +8,6 @@ from .objective import Loss, Objective
 from .times import LogNormal, LossSecondMoment, Stratified, Times, Uniform, UniformSteps
 
 __all__ = [
-    "WEIGHTINGS", "Bound", "Flipped", "Hybrid", "LogNormal", "Loss", "LossSecondMoment", "Matching", "Objective",
+    "WEIGHTINGS", "Augmented", "Bound", "Flipped", "Hybrid", "LogNormal", "Loss", "LossSecondMoment", "Matching", "Objective",
     "Stratified", "Times", "Uniform", "UniformSteps",
 ]  # fmt: skip

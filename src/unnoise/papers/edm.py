@@ -5,12 +5,14 @@ D(x; sigma) = c_skip x + c_out F(c_in x; c_noise),   ln sigma ~ N(-1.2, 1.2^2) i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from ..denoisers import Denoiser, NetworkDenoiser
 from ..denoisers import preconditioning as pre
 from ..networks import UNetOptions, published
-from ..objectives import LogNormal, Matching, Objective
+from ..objectives import Augmented, LogNormal, Matching, Objective
+from ..objectives.augment import PARAMETERS
 from ..processes import Gaussian
 from ..recipe import Recipe, Sampling, Spec, Training
 from ..samplers import Churn, Heun, Karras
@@ -31,6 +33,10 @@ class EDM(Recipe):
     """Noise level as time, unit-variance preconditioning, log-normal training noise, second-order sampling."""
 
     conditional: bool = True
+    preconditioning: Literal["edm", "vp", "ve", "iddpm"] = "edm"
+    """The column of the paper's table 1; all but EDM's predict the noise."""
+    augment: float = 0.0
+    """Probability of each kind of augmentation, of which the network is told; 0 for none."""
     sigma_data: float | None = None
     """Standard deviation of the data in [-1, 1]; measured if not given (the paper: 0.5)."""
     p_mean: float = -1.2
@@ -59,7 +65,7 @@ class EDM(Recipe):
         """CIFAR-10, class-conditional, 200 million images: FID 1.79 with 35 evaluations."""
         return cls(
             data="cifar10",
-            flip=True,
+            augment=0.12,
             sigma_data=0.5,
             network=published.EDM_DDPMPP_CIFAR10,
             training=TrainingOptions(
@@ -81,8 +87,18 @@ class EDM(Recipe):
         return Gaussian(Schedule(self.sigma_max))
 
     def denoiser(self, spec: Spec) -> Denoiser:
-        preconditioning = pre.EDM(self.sigma_data or spec.std)
-        return NetworkDenoiser(self.build_network(spec), self.process(), preconditioning)
+        columns = {"vp": pre.VP, "ve": pre.VE, "iddpm": pre.IDDPM}
+        edm = self.preconditioning == "edm"
+        chosen = pre.EDM(self.sigma_data or spec.std) if edm else columns[self.preconditioning]()
+        return NetworkDenoiser(self.build_network(spec), self.process(), chosen)
+
+    def build_network(self, spec: Spec, outputs: int = 1):
+        network = replace(self.network, augment=PARAMETERS if self.augment else 0)
+        return super(EDM, replace(self, network=network)).build_network(spec, outputs)
+
+    def lesson(self, spec: Spec) -> Objective:
+        objective = super().lesson(spec)
+        return Augmented(objective, self.augment) if self.augment else objective
 
     def objective(self, spec: Spec) -> Objective:
         return Matching("F", LogNormal(self.p_mean, self.p_std))  # the weight 1 / c_out^2 makes it a plain error in F

@@ -20,10 +20,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..data import load
+from ..denoisers import clip
+from ..likelihood import BoundTerms, Discretised, variational_bound
 from ..metrics import classify, features, frechet_distance, sliced_wasserstein
 from ..model import Model, train_model
+from ..networks import UNetOptions
 from ..recipe import Recipe, Sampling
-from ..rng import stream
+from ..rng import Rng, stream
+from ..samplers import Ancestral, Grid
+from ..training.options import TrainingOptions
 
 R = TypeVar("R", bound=Recipe)
 
@@ -66,6 +71,14 @@ class Lab:
         model.path = path  # type: ignore[attr-defined]
         return model
 
+    def digits(self, recipe: type[R], seed: int = 0, steps: int = 2500, limit: int | None = None, **options) -> Model:
+        """A recipe on the 8x8 digits with the small network and the short training that the experiments share."""
+        network = UNetOptions(channels=32, mult=(1, 2), blocks=1, attention=(2,), dropout=0.1)
+        training = TrainingOptions(
+            steps=steps, batch_size=64, lr=1e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=500
+        )
+        return self.train(recipe(data="digits", network=network, training=training, **options), seed, limit=limit)
+
     def samples(
         self, model: Model, count: int, sampling: Sampling | None = None, *, first: int = 0, label: int | None = None
     ) -> Tensor:
@@ -81,6 +94,15 @@ class Lab:
             save_file({"x": torch.cat(parts).contiguous()}, aside)
             aside.replace(file)
         return load_file(file)["x"]
+
+    def bits(self, model: Model, reverse: Ancestral, grid: Grid, count: int = 128) -> BoundTerms:
+        """The bound of the first `count` held-out images along a grid, bits/dim, with the guess clipped as the papers do."""
+        x0 = self.held_out(model.recipe.data)[:count]
+        rng = Rng.from_seeds(range(len(x0))).spawn(1)
+        points = grid(model.denoiser.process)
+        return variational_bound(
+            clip()(model.denoiser), reverse, points, x0, rng, decoder=Discretised(model.spec.levels)
+        )
 
     def held_out(self, name: str, size: int | None = None) -> Tensor:
         """The held-out images, in [-1, 1]."""
