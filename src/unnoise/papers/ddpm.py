@@ -132,7 +132,7 @@ def point_mass():
     return float((x - 0.3).abs().max()), 0.0
 
 
-# Claims, on the 8x8 digits: a network of 0.8 M parameters, 2500 steps of 64 images.
+# Claims, on the 8x8 digits: a network of 0.8 M parameters, 1500 steps of 64 images.
 
 
 def _quality(lab, model, sampling, count=400):

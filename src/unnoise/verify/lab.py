@@ -71,7 +71,7 @@ class Lab:
         model.path = path  # type: ignore[attr-defined]
         return model
 
-    def digits(self, recipe: type[R], seed: int = 0, steps: int = 2500, limit: int | None = None, **options) -> Model:
+    def digits(self, recipe: type[R], seed: int = 0, steps: int = 1500, limit: int | None = None, **options) -> Model:
         """A recipe on the 8x8 digits with the small network and the short training that the experiments share."""
         network = UNetOptions(channels=32, mult=(1, 2), blocks=1, attention=(2,), dropout=0.1)
         training = TrainingOptions(
