@@ -58,7 +58,7 @@ def test_losses_and_weights_agree_with_one_process(one, two, name):
 @pytest.mark.parametrize("name", TOYS)
 def test_two_processes_resume_to_the_last_bit(two, name):
     whole, parts = Run.open(two[0] / name), Run.open(two[0] / f"{name}-parts")
-    assert parts.steps() == [5, 7, 10]
+    assert parts.steps() == [5, 8, 10]
     found = tensors(parts, 10)
     for key, value in tensors(whole, 10).items():
         assert torch.equal(found[key], value), key
@@ -84,7 +84,7 @@ def test_previews_show_whole_averaged_weights(two):
 def test_a_problem_is_told_once(two):
     told = [line.removeprefix("told: ") for line in two[1].splitlines() if line.startswith("told: ")]
     assert [sentence.split(",")[0].split(";")[0] for sentence in told[:2]] == [
-        "stopped by SIGTERM after step 7 of 10"
+        "stopped by SIGTERM after step 8 of 10"
     ] * 2
     assert "was begun with seed 0, not 5" in told[2]
     assert told[3] == "batch_size 7 must be a multiple of the 2 processes"

@@ -29,7 +29,7 @@ def same(a, b):
 @pytest.mark.parametrize("changes", [{"precision": "fp32"}, {"precision": "bf16", "accumulate": 3}])
 def test_resuming_changes_no_bit(tmp_path, objective, changes):
     whole = fit(tmp_path / "whole", objective(), steps=10, **changes)
-    with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step 5 of 10.*continue with `unnoise") as stopped:
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step 6 of 10.*continue with `unnoise") as stopped:
         fit(tmp_path / "parts", objective(), steps=10, on_step=stop_at(5, signal.SIGTERM), **changes)
     assert stopped.value.exit_code == 128 + signal.SIGTERM
     # Another initialisation and another global random state: nothing of them may survive.

@@ -104,11 +104,15 @@ def options(**changes) -> TrainingOptions:
     return TrainingOptions(**{**short, **changes})
 
 
-def fit(path, objective=None, data=None, resume=False, denoiser=None, on_step=None, preview=None, **changes):
+def fit(
+    path, objective=None, data=None, resume=False, denoiser=None, on_step=None, preview=None, draw=False, **changes
+):
     """Train the toy in the run folder `path`; returns denoiser, objective, run, result."""
     denoiser = Denoiser() if denoiser is None else denoiser
     objective = Simple() if objective is None else objective
     run = Run.open(path) if resume else Run.create(path, {"paper": "toy"})
+    if not draw:  # the curve of the loss takes longer than these trainings
+        run.journal.draw = lambda picture: None
     data = Rows() if data is None else data
     result = train(objective, denoiser, data, options(**changes), run, on_step=on_step, preview=preview)
     return denoiser, objective, run, result

@@ -126,8 +126,8 @@ class _Training:
                 self.step += 1
                 save, show = self.due(options.checkpoint_every), self.due(options.preview_every)
                 if save or show or budget or len(self.pending) == self.lag:
-                    self.read(close=save)
                     signal = agreed(self.accelerator, wish.number)
+                    self.read(close=save or signal != 0)
                     if save or signal:
                         self.save()
                     if signal:
@@ -221,7 +221,7 @@ class _Training:
     # What is kept
 
     def save(self) -> None:
-        """Write a checkpoint, unless the newest is of this step and knows as much; draw the loss now and then."""
+        """Write a checkpoint; draw the loss now and then."""
         files, options = self.learner.files(), self.options
         state = {
             "step": self.step,
