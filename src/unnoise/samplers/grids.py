@@ -43,7 +43,13 @@ class Grid:
             raise UsageProblem(f"the grid {self.name!r} repeats times at {self.steps} steps; take fewer steps")
         if not isinstance(process, Gaussian):
             return process.points([*times, 0.0])
-        return [*process.points(times), CLEAN]
+        points = process.points(times)
+        if points[-1].is_clean:
+            raise UsageProblem(
+                f"the grid {self.name!r} reaches clean data before its last step, for this model keeps no noise at t = 0; "
+                "leave through_zero out"
+            )
+        return [*points, CLEAN]
 
 
 def _ladder(process: Process) -> int:
@@ -115,12 +121,19 @@ class Integers(Grid):
         return [i / total for i in reversed(self.indices(total))]
 
 
-def _ratio_at_one(process: Process) -> float:
+def _ends(process: Process, sigma_min: float, sigma_max: float | None) -> tuple[float, float]:
+    """The largest and smallest sigma/alpha of a grid in noise levels: as asked for, but within the process."""
     if not isinstance(process, Gaussian):
         raise UsageProblem(
             f"this grid needs noise levels, and a {type(process).__name__} process has none; use uniform"
         )
-    return process.point(1.0).ratio
+    clean, noise = process.points([0.0, 1.0])
+    if isinstance(noise.ratio, torch.Tensor):
+        raise UsageProblem("this grid needs one noise level, and this process has one for each frequency; use uniform")
+    top, low = sigma_max or min(noise.ratio, 80.0), max(sigma_min, clean.ratio)
+    if not 0 < low < top:
+        raise UsageProblem(f"sigma_min is {sigma_min}, but must lie between 0 and sigma_max = {top:.4g}")
+    return top, low
 
 
 def _times_of_ratios(process: Gaussian, ratios: torch.Tensor) -> list[float]:
@@ -132,6 +145,7 @@ class Karras(Grid):
     r"""EDM's: (sigma/alpha)^(1/rho) evenly spaced from sigma_max to sigma_min, both included (2206.00364, eq. 5).
 
     `sigma_max` None: the process's own at t = 1, or 80 where that is larger (cosine schedules end at 10^4 and more).
+    A process whose noise ends above `sigma_min` is followed to its own end.
     """
 
     name: ClassVar[str] = "karras"
@@ -141,11 +155,9 @@ class Karras(Grid):
     rho: float = 7.0
 
     def ratios(self, process: Process) -> torch.Tensor:
-        top = self.sigma_max or min(_ratio_at_one(process), 80.0)
-        if not 0 < self.sigma_min < top:
-            raise UsageProblem(f"sigma_min is {self.sigma_min}, but must lie between 0 and sigma_max = {top:.4g}")
+        top, low = _ends(process, self.sigma_min, self.sigma_max)
         ramp = torch.arange(self.steps, dtype=torch.float64) / max(self.steps - 1, 1)
-        a, b = top ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        a, b = top ** (1 / self.rho), low ** (1 / self.rho)
         return (a + ramp * (b - a)) ** self.rho
 
     def times(self, process: Process) -> list[float]:
@@ -161,8 +173,6 @@ class LogSNR(Grid):
     sigma_max: float | None = None
 
     def times(self, process: Process) -> list[float]:
-        top = self.sigma_max or min(_ratio_at_one(process), 80.0)
-        if not 0 < self.sigma_min < top:
-            raise UsageProblem(f"sigma_min is {self.sigma_min}, but must lie between 0 and sigma_max = {top:.4g}")
+        top, low = _ends(process, self.sigma_min, self.sigma_max)
         ramp = torch.arange(self.steps, dtype=torch.float64) / max(self.steps - 1, 1)
-        return _times_of_ratios(process, (math.log(top) + ramp * math.log(self.sigma_min / top)).exp())  # type: ignore
+        return _times_of_ratios(process, (math.log(top) + ramp * math.log(low / top)).exp())  # type: ignore
