@@ -93,10 +93,13 @@ class Integers(Grid):
               published code takes more than n steps; here exactly n are taken, from the low end.
     trailing  T, T - T/n, ...: ends at T
     quadratic DDIM's "quad": 1 + int(linspace(0, sqrt(0.8 T), n)^2), which starts at 0.8 T
+
+    `start` below 1 leaves out the chosen steps above that time.
     """
 
     name: ClassVar[str] = "integers"
     spacing: Literal["both", "leading", "trailing", "quadratic"] = "both"
+    start: float = 1.0
 
     def indices(self, total: int) -> list[int]:
         """Increasing integers in 1..total."""
@@ -118,7 +121,7 @@ class Integers(Grid):
 
     def times(self, process: Process) -> list[float]:
         total = _ladder(process)
-        return [i / total for i in reversed(self.indices(total))]
+        return [i / total for i in reversed(self.indices(total)) if i <= self.start * total]
 
 
 def _ends(process: Process, sigma_min: float, sigma_max: float | None) -> tuple[float, float]:
