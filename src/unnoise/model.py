@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +21,7 @@ from .runtime import autocast, best_precision, default_device
 from .samplers import sample
 from .samplers.loop import Watch
 from .training import Result, Run, TrainingOptions, train
+from .training.disk import disk_errors, write_file
 
 
 class Model:
@@ -41,7 +44,7 @@ class Model:
         checkpoint, the newest by default.
         """
         run = Run.open(path)
-        recipe, spec = _described(run)
+        recipe, spec = described(run)
         if weights == "ema" and recipe.training.ema is None:
             weights = "model"
         model = cls(recipe, spec)
@@ -134,7 +137,7 @@ def train_model(
     return _train(model, data, recipe.training, Run.create(out, config), preview, on_step)
 
 
-def _described(run: Run) -> tuple[Recipe, Spec]:
+def described(run: Run) -> tuple[Recipe, Spec]:
     """The recipe and the data of a run, as it recorded them."""
     try:
         return find(run.config["paper"]).from_dict(run.config["recipe"]), Spec(**run.config["spec"])
@@ -144,7 +147,7 @@ def _described(run: Run) -> tuple[Recipe, Spec]:
 
 def _continued(run: Run, recipe: Recipe, data) -> Model:
     """The model of a run that goes on. Raises UsageProblem where recipe or data are not the run's."""
-    before, spec = _described(run)
+    before, spec = described(run)
     if before.slug != recipe.slug:
         raise UsageProblem(f"{run.path} is a run of {before.slug}, not of {recipe.slug}; start a new run")
     for name, value in recipe.as_dict().items():
@@ -156,8 +159,16 @@ def _continued(run: Run, recipe: Recipe, data) -> Model:
             "restore them, or start a new run"
         )
     if recipe.training != before.training:
-        run.amend({"recipe": recipe.as_dict()})
+        _record(run, recipe)
     return Model(recipe, spec, seed=recipe.training.seed)
+
+
+def _record(run: Run, recipe: Recipe) -> None:
+    """Write down the training options a run goes on with."""
+    run.config["recipe"] = json.loads(json.dumps(recipe.as_dict()))
+    if not int(os.environ.get("RANK", "0")):  # of several processes, the first writes
+        with disk_errors(f"the run folder {run.path}"):
+            write_file(run.path / "run.json", json.dumps(run.config, indent=1).encode())
 
 
 def _train(model: Model, data, options: TrainingOptions, run: Run, preview: bool, on_step) -> tuple[Model, Result]:

@@ -1,0 +1,56 @@
+"""The command line. Each command is a file here with `run(argv)`; nothing heavy is imported before it is known which."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import unknown
+from .failures import told
+
+COMMANDS = {
+    "demo": "train, sample and score a small model on real images, in under five minutes",
+    "papers": "the shelf: what there is, and what was verified",
+    "cite": "the BibTeX entry of a paper",
+    "data": "list the data sets, and bring those that are not here",
+    "train": "train a paper's model on a data set, or go on with a run",
+    "sample": "draw samples from a run: pictures, or thousands of files",
+    "eval": "score samples against the data, with floors and intervals",
+    "verify": "check and measure what a paper claims",
+}
+MODULES = {"eval": "evaluate"}
+
+HELP = """usage: unnoise COMMAND [options]
+
+Diffusion and generative models from the papers: trained, sampled and verified.
+
+{commands}
+
+unnoise COMMAND --help shows every option with its default.
+unnoise --version, --help, and --debug (anywhere: a mistake shows its traceback).
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 for a problem, 2 for a wrong request, 128 + n for signal n."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv or os.environ.get("UNNOISE_DEBUG", "0") not in ("", "0")
+    argv = [word for word in argv if word != "--debug"]
+    return told(lambda: _dispatch(argv), debug)
+
+
+def _dispatch(argv: list[str]) -> int:
+    command, *rest = argv or ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(HELP.format(commands="\n".join(f"  {name:<8}{text}" for name, text in COMMANDS.items())), end="")
+        return 0
+    if command in ("-V", "--version"):
+        print(f"unnoise {__version__}")
+        return 0
+    if command not in COMMANDS:
+        raise unknown("command", command, COMMANDS)
+    module = importlib.import_module(f".{MODULES.get(command, command)}", __name__)
+    return module.run(rest) or 0

@@ -1,0 +1,186 @@
+"""`unnoise sample RUN`: pictures, or thousands of files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from ..errors import UsageProblem, unknown
+from .parse import parse
+from .show import Counter
+
+
+@dataclass(frozen=True)
+class SamplingForm:
+    """How to sample: the paper's own way, but for what is given."""
+
+    sampler: str | None = None
+    """Another sampler, by name."""
+    grid: str | None = None
+    """Another grid of times, by name."""
+    steps: int | None = None
+    """Another number of steps."""
+    guidance: float | None = None
+    """Weight of classifier-free guidance: 1 plainly conditional, 0 unconditional, more exaggerates."""
+    threshold: Literal["none", "clip", "dynamic"] | None = None
+    """What becomes of guesses outside [-1, 1]."""
+    option: tuple[str, ...] = ()
+    """Options of the sampler and the grid, as name=value."""
+    label: str | None = None
+    """Samples of this class only, by name or number; all in turn if left out."""
+    weights: str = "ema"
+    """ema, model (as trained, without averaging), or ema-power-..."""
+    step: int | None = None
+    """The checkpoint of this step; the newest if left out."""
+    batch_size: int = 64
+    """Images at a time, a multiple of 16. It does not change the images."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the network's arithmetic; auto takes what the device computes fastest."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw samples from a run. Image i is that of seed SEED + i, whatever the batch size or the number of processes.
+
+    The same command again completes what is missing. OUT/grid.png shows the first hundred.
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A folder that `unnoise train` made."""
+    count: int = 64
+    """Number of images."""
+    seed: int = 0
+    """Seed of the first image."""
+    format: Literal["png", "npz", "grid"] = "png"
+    """A file for each image, named by its seed; 500 images a file; or only the sheet."""
+    out: Path | None = None
+    """Where the images go; RUN/samples/..., named by the configuration, if left out."""
+    trajectory: Literal["gif", "grid"] | None = None
+    """Show the way from noise to data, too: of eight samples, as a film or as a sheet."""
+    how: Annotated[SamplingForm, arg(name="")] = SamplingForm()
+
+
+def run(argv: list[str]) -> None:
+    form = parse(Sample, gathered(argv), "sample", _description() if {"-h", "--help"} & set(argv) else None)
+    from ..crew import crew, on_main
+    from ..generate import save_trajectory, trajectory
+
+    model, sampling, label, precision = prepare(form.run, form.how)
+    state = crew()
+    picture = sample_to(model, form.out, form.count, form.seed, sampling, label, precision, form.format, form.how)
+    if form.trajectory and state.is_main_process:
+        end = "gif" if form.trajectory == "gif" else "png"
+        states = trajectory(model, range(form.seed, form.seed + 8), sampling, 24 if end == "gif" else 10, label=label)
+        film = save_trajectory(states, picture.with_name(f"trajectory.{end}"))
+    on_main(state, lambda: None)
+    if state.is_main_process:
+        source = model.source or {}
+        print(f"{form.count:,} samples of {form.run}, step {source['step']:,}, {source['weights']} weights")
+        print(f"  sheet  {picture}")
+        if form.format != "grid":
+            print(f"  files  {picture.parent / ('images' if form.format == 'png' else 'shards')}")
+        if form.trajectory:
+            print(f"  way    {film}")
+
+
+def sample_to(model, out, count, seed, sampling, label, precision, format, how, visible=True) -> Path:
+    """`generate`, with a bar, and a sentence when it is interrupted; `out` None: a folder of the configuration's own."""
+    from ..crew import crew
+    from ..generate import generate
+    from ..training import Interrupted
+    from .failures import Terminated
+
+    state = crew()
+    if out is None:
+        key = json.dumps([model.source["sha256"], sampling.describe(), label, seed, precision, format])
+        mark = hashlib.sha256(key.encode()).hexdigest()[:6]
+        out = Path(model.source["path"]) / "samples" / f"{sampling.step.name}-{sampling.grid.steps}-{format}-{mark}"
+    with Counter("sampling", count, visible and state.is_main_process) as counter:
+        ranks = state.num_processes
+        try:
+            return generate(
+                model, out, count, seed=seed, sampling=sampling, label=label, format=format, precision=precision,
+                batch_size=how.batch_size, on_images=lambda done: counter(min(count, done * ranks)),
+            )  # fmt: skip
+        except (KeyboardInterrupt, Terminated) as stop:
+            number = 15 if isinstance(stop, Terminated) else 2
+            raise Interrupted(f"stopped; what was done is in {out}: the same command goes on", number) from None
+
+
+def prepare(run: Path, how: SamplingForm) -> tuple[Any, Any, int | None, str | None]:
+    """The model, the sampling, the label and the precision that were asked for."""
+    from ..model import Model
+
+    model = Model.load(run, how.weights, how.step)
+    own = model.recipe.sampling()
+    pairs = dict(_pair(text) for text in how.option)
+    sampling = own.changed(how.sampler, how.grid, how.steps, how.guidance, how.threshold, pairs)
+    if sampling.guidance != 1 and how.guidance is not None and not getattr(model.recipe, "drop", 0):
+        raise UsageProblem(
+            f"--guidance needs a model that was also trained without labels, as cfg is; {run} ({model.recipe.slug}) was not"
+        )
+    precision = None if how.precision == "auto" else how.precision
+    return model, sampling, _label(model, how.label), precision
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise UsageProblem(f"--option takes name=value, such as eta=0.5, not {text!r}")
+    return name.replace("-", "_"), value
+
+
+def _label(model: Any, text: str | None) -> int | None:
+    if text is None:
+        return None
+    classes = model.spec.classes if model.recipe.conditional else None
+    if classes is None:
+        raise UsageProblem("this model was trained without labels; leave --label out")
+    names = [name.lower() for name in classes]
+    if text.lower() in names:
+        return names.index(text.lower())
+    if text.isdigit() and int(text) < len(classes):
+        return int(text)
+    raise unknown("label", text, [f"{i} {name}" if name != str(i) else name for i, name in enumerate(classes)])
+
+
+def gathered(argv: list[str], option: str = "--option") -> list[str]:
+    """The same words, the values of a repeated option brought together."""
+    rest, values, taking = [], [], False
+    for word in argv:
+        if word == option or word.startswith(f"{option}="):
+            taking = True
+            values += [word.partition("=")[2]] if "=" in word else []
+        elif taking and not word.startswith("-"):
+            values.append(word)
+        else:
+            taking = False
+            rest.append(word)
+    return [*rest, option, *values] if values else rest
+
+
+def _description() -> str:
+    """The help, with what samplers and grids there are."""
+    from dataclasses import fields
+
+    from ..samplers import GRIDS, SAMPLERS
+
+    def lines(table: dict[str, Any]) -> str:
+        return "\n".join(
+            f"  {name}: {', '.join(f'{f.name}={_plain(f)}' for f in fields(kind) if f.name != 'steps')}"
+            for name, kind in table.items()
+        )
+
+    return f"{Sample.__doc__}\n\nSamplers and their options:\n{lines(SAMPLERS)}\n\nGrids and their options:\n{lines(GRIDS)}"
+
+
+def _plain(field: Any) -> str:
+    from dataclasses import MISSING
+
+    value = field.default if field.default is not MISSING else field.default_factory()
+    return str(getattr(value, "name", value))

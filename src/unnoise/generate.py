@@ -1,0 +1,308 @@
+r"""Many samples on disk: streamed in constant memory, shared by processes, completed where they were left.
+
+    OUT/sampling.json           what decides every image, and how many are asked for
+    OUT/images/00000042.png     format "png": the image of seed 42
+    OUT/shards/00000500.npz     format "npz": `images` uint8 (500, channel, height, width), `seeds`, `labels` if any
+    OUT/grid.png                the first hundred on one sheet
+
+An image depends on its seed, the weights and the sampling, not on the others. Kernels round differently for different
+batch sizes (measured on a CPU with AMX: 2e-4 in float32, two grey levels in bfloat16, up to 0.2 where a network amplifies
+it), but alike for all multiples of 16; so batches are filled up to such a multiple, and files are equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .crew import crew, fail_together, on_main
+from .data import to_uint8
+from .data.encoded import SUFFIXES, header, pixels, settle
+from .data.pictures import grid, save_gif, save_png
+from .data.whole import write_whole
+from .errors import Problem, UsageProblem, unknown
+from .model import Model
+from .recipe import Sampling
+from .runtime import best_precision, default_device
+from .training.provenance import provenance
+
+Format = Literal["png", "npz", "grid"]
+BLOCK = 16  # see above
+SHARD = 500  # images per .npz
+SHOWN = 100  # images on the sheet
+MOST_ON_A_GRID = 1024
+
+
+def draw(model: Model, seeds: Sequence[int], sampling: Sampling, **how: Any) -> Tensor:
+    """The images of `seeds` as uint8 (count, channel, height, width). `how`: label, device, precision, of `Model.sample`.
+
+    Raises Problem where the sampler diverged.
+    """
+    seeds = list(seeds)
+    filled = [*seeds, *range(seeds[-1] + 1, seeds[-1] + 1 + -len(seeds) % BLOCK)]
+    x = model.sample(filled, sampling, **how)[: len(seeds)].cpu()
+    if not torch.isfinite(x).all():
+        bad = next(seed for seed, image in zip(seeds, x, strict=True) if not torch.isfinite(image).all())
+        raise Problem(
+            f"the sampler {sampling.step.name} diverged: the image of seed {bad} holds numbers that are not finite; "
+            "take more steps, or threshold clip"
+        )
+    return to_uint8(x)
+
+
+def generate(
+    model: Model,
+    out: str | Path,
+    count: int = 64,
+    *,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    label: int | None = None,
+    format: Format = "png",
+    batch_size: int = 64,
+    precision: str | None = None,
+    on_images: Callable[[int], object] | None = None,
+) -> Path:
+    """Write the samples of seeds `seed` ... `seed + count - 1` to the folder `out`; what is there is not made again.
+
+    `batch_size` is rounded up to a multiple of 16. `on_images` hears how many images are done, each time some are.
+    Returns the picture of the first hundred. Raises UsageProblem where `out` holds samples of another configuration, or
+    step, grid and model do not fit; Problem where the disk refuses.
+    """
+    if count < 1 or seed < 0 or batch_size < 1:
+        raise UsageProblem(f"count and batch size must be 1 or more, seed 0 or more; not {count}, {batch_size}, {seed}")
+    if format not in ("png", "npz", "grid"):
+        raise unknown("format", format, ["png", "npz", "grid"])
+    if format == "grid" and count > MOST_ON_A_GRID:
+        raise UsageProblem(f"a grid of {count} images is too large to be seen; take --format png or npz")
+    sampling, out, state = sampling or model.recipe.sampling(), Path(out), crew()
+    sampling.step.check(model.denoiser.process)
+    sampling.grid(model.denoiser.process)
+    model.labels([seed], label)
+    how = {"label": label, "precision": precision or best_precision(default_device())}
+    manifest = {
+        "run": getattr(model, "source", None),
+        "sampling": sampling.describe(),
+        "seed": seed,
+        "label": label,
+        "precision": how["precision"],
+        "format": format,
+        "count": count,
+    }
+    on_main(state, lambda: _begin(out, manifest))
+    problem = None
+    try:
+        part = _Part(model, out, range(seed, seed + count), sampling, how, batch_size, state, on_images)
+        sheet = getattr(part, format)()
+    except Problem as error:
+        problem, sheet = error, None
+    if problem is not None and state.is_main_process:
+        _leave_nothing(out)
+    fail_together(state, problem)
+    picture = out / "grid.png"
+    if state.is_main_process:
+        first = sheet if sheet is not None else read_images(out, min(count, SHOWN))
+        save_png(grid(first, columns=columns(model, len(first), label)), picture)
+    return picture
+
+
+class _Part:
+    """What one process does of a job: which seeds are its own depends on the job alone, so nothing need be said."""
+
+    def __init__(self, model, out, seeds, sampling, how, batch_size, state, on_images):
+        self.model, self.out, self.seeds, self.sampling, self.how = model, out, seeds, sampling, how
+        self.batch = -(-batch_size // BLOCK) * BLOCK
+        self.rank, self.ranks, self.main = state.process_index, state.num_processes, state.is_main_process
+        self.on_images = on_images or (lambda done: None)
+        self.done = 0
+
+    def shares(self, size: int) -> Iterator[range]:
+        """This process's stretches of `size` seeds."""
+        for i, start in enumerate(range(0, len(self.seeds), size)):
+            if i % self.ranks == self.rank:
+                yield self.seeds[start : start + size]
+
+    def images(self, seeds: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
+        for i in range(0, len(seeds), self.batch):
+            some = list(seeds[i : i + self.batch])
+            yield some, draw(self.model, some, self.sampling, **self.how)
+            self.tell(len(some))
+
+    def tell(self, more: int) -> None:
+        self.done += more
+        self.on_images(self.done)
+
+    def png(self) -> None:
+        folder = self.out / "images"
+        there = {path.name for path in folder.glob("*.png")} if folder.is_dir() else set()
+        missing = []
+        for share in self.shares(self.batch):
+            missing += [seed for seed in share if f"{seed:08d}.png" not in there]
+            self.tell(sum(f"{seed:08d}.png" in there for seed in share))
+        for seeds, images in self.images(missing):
+            for seed, image in zip(seeds, images, strict=True):
+                save_png(image, folder / f"{seed:08d}.png")
+
+    def npz(self) -> None:
+        for share in self.shares(SHARD):
+            path = self.out / "shards" / f"{share[0]:08d}.npz"
+            if path.exists() and len(_arrays(path).get("seeds", ())) == len(share):
+                self.tell(len(share))
+                continue
+            images = torch.cat([x for _, x in self.images(share)])
+            arrays = {"images": images.numpy(), "seeds": np.array(share, np.int64)}
+            if (cond := self.model.labels(share, self.how["label"])) is not None:
+                arrays["labels"] = cond["label"].numpy()
+            with write_whole(path) as aside:
+                np.savez_compressed(aside, **arrays)
+
+    def grid(self) -> Tensor | None:
+        return torch.cat([x for _, x in self.images(self.seeds)]) if self.main else None
+
+
+def columns(model: Model, count: int, label: int | None) -> int | None:
+    """Columns of a sheet: a class each, where the classes take turns and are few."""
+    classes = model.spec.num_classes if model.recipe.conditional and label is None else None
+    return classes if classes and classes <= 16 and count > classes else None
+
+
+def _begin(out: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of a new folder, or see that it is that of the folder."""
+    path = out / "sampling.json"
+    if path.exists():
+        before = _manifest(path)
+        for name, value in json.loads(json.dumps(manifest)).items():
+            if name != "count" and not _alike(before.get(name), value):
+                what = _difference(name, before.get(name), value)
+                raise UsageProblem(f"{out} holds samples made with {what}; choose another --out")
+        manifest = {**manifest, "count": max(manifest["count"], before["count"])}
+    elif out.exists() and (not out.is_dir() or any(p for p in out.iterdir() if not p.name.startswith("."))):
+        raise UsageProblem(f"{out} is not empty and holds no samples to go on with; choose another --out")
+    for leftover in (*out.glob(".*.png"), *out.glob("*/.*.png"), *out.glob("*/.*.npz")):  # of a process that was killed
+        leftover.unlink(missing_ok=True)
+    with write_whole(path) as aside:
+        aside.write_text(json.dumps({**manifest, **provenance()}, indent=1) + "\n", "utf-8")
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise Problem(f"{path} cannot be read; remove {path.parent}, or choose another --out") from None
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """A run may have been moved: its weights tell."""
+    if isinstance(a, dict) and isinstance(b, dict) and "sha256" in a:
+        return a["sha256"] == b.get("sha256")
+    return a == b
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        if name == "run":
+            return f"other weights (step {before.get('step')} of {before.get('path')})"
+        key = next(k for k in [*before, *now] if before.get(k) != now.get(k))
+        return f"{key} {before.get(key)}, not {now.get(key)}"
+    return f"{name} {before}, not {now}"
+
+
+def _leave_nothing(out: Path) -> None:
+    """Remove the folder of a job that failed before its first image."""
+    if any(out.glob("*/*.png")) or any(out.glob("*/*.npz")) or (out / "grid.png").exists():
+        return
+    (out / "sampling.json").unlink(missing_ok=True)
+    for folder in (out / "images", out / "shards", out):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+# Reading
+
+
+def read_images(path: str | Path, count: int | None = None) -> Tensor:
+    """The images of a folder that `generate` made, of any folder of images of one size, or of an .npz file.
+
+    uint8 (count, channel, height, width), the first `count` in the order of their seeds or names. An .npz file holds
+    one array of uint8 images, (count, channel, height, width) or channels last. Raises Problem or UsageProblem.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _npz_images(path)[:count]
+    if not path.is_dir():
+        raise UsageProblem(f"there is nothing at {path}; name a run, a folder of images, or an .npz file of images")
+    shards = sorted((path / "shards").glob("[0-9]*.npz"))
+    if shards:
+        parts, have = [], 0
+        for shard in shards:
+            parts.append(_npz_images(shard))
+            have += len(parts[-1])
+            if count is not None and have >= count:
+                break
+        return torch.cat(parts)[:count]
+    folder = path / "images" if (path / "sampling.json").exists() else path
+    if (path / "sampling.json").exists() and not folder.is_dir():
+        raise UsageProblem(f"{path} holds only a sheet of samples; sample with --format png or npz")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))[:count]
+    if not files:
+        raise Problem(f"there is no image in {folder}; name a run, a folder of images, or an .npz file of images")
+    channels, *size = settle(lambda: (header(p, str(p)) for p in files), str(folder), None, None)
+    height, width = size
+    return torch.stack([torch.from_numpy(pixels(p, str(p), channels, (height, width)).copy()) for p in files])
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file; {} if it is broken or holds objects, which could execute code."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception:  # zipfile and numpy have a dozen names for a damaged file
+        return {}
+
+
+def _npz_images(path: Path) -> Tensor:
+    found = [a for a in _arrays(path).values() if a.ndim == 4 and a.dtype == np.uint8]
+    if len(found) != 1 or not len(found[0]):
+        raise Problem(f"{path} cannot be read as an .npz file with one array of uint8 images (count, channel, h, w)")
+    array = found[0]
+    if array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
+        array = array.transpose(0, 3, 1, 2)
+    if array.shape[1] not in (1, 3):
+        raise Problem(f"the images of {path} have {array.shape[1]} channels, but 1 (grey) or 3 (colour) are read")
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+# Trajectories
+
+
+def trajectory(model: Model, seeds: Sequence[int], sampling: Sampling, states: int = 10, **how: Any) -> list[Tensor]:
+    """About `states` states on the way from noise to data, each uint8 (count, channel, height, width).
+
+    States are shown at unit scale, x / sqrt(alpha^2 + sigma^2), so that processes whose noise explodes are seen, too.
+    """
+    total = len(sampling.grid(model.denoiser.process))
+    chosen = {round(i * (total - 1) / max(1, states - 1)) for i in range(states)}
+    found: list[Tensor] = []
+
+    def watch(i: int, point: Any, x: Tensor) -> None:
+        if i in chosen:
+            scale = getattr(point, "alpha", 1.0) ** 2 + getattr(point, "sigma", 0.0) ** 2
+            found.append(to_uint8(x[: len(seeds)].cpu() / scale**0.5))
+
+    filled = [*seeds, *range(max(seeds) + 1, max(seeds) + 1 + -len(seeds) % BLOCK)]
+    model.sample(filled, sampling, watch=watch, **how)
+    return found
+
+
+def save_trajectory(states: list[Tensor], path: Path) -> Path:
+    """Write states as a film (.gif), or as a picture (.png) with a row for each sample, noise at the left."""
+    if path.suffix == ".gif":
+        return save_gif([grid(state) for state in states], path)
+    rows = torch.stack(states, 1).flatten(0, 1)
+    return save_png(grid(rows, columns=len(states)), path)
