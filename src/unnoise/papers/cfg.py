@@ -141,7 +141,7 @@ WEIGHTS = (1.0, 1.5, 2.0, 3.0, 5.0)
 
 def _model(lab, seed, drop=0.1):
     training = TrainingOptions(
-        steps=1000, batch_size=64, lr=1e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=250
+        steps=700, batch_size=64, lr=1e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=200
     )
     network = UNetOptions(channels=32, mult=(1, 2), blocks=1, attention=(2,))
     return lab.train(CFG(drop=drop, network=network, training=training), seed, size=16)

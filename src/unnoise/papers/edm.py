@@ -158,7 +158,7 @@ def heun_is_second_order():
 
 def _fashion(lab):
     training = TrainingOptions(
-        steps=1200, batch_size=64, lr=2e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=200
+        steps=1000, batch_size=64, lr=2e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=200
     )
     return lab.train(EDM(training=training))
 
@@ -211,7 +211,7 @@ def preconditioning_helps_at_large_noise(lab) -> Finding:
     margins, numbers = [], {}
     for seed in lab.seeds:
         found = {
-            (column, sigma): _error_at(lab, lab.digits(EDM, seed, preconditioning=column), sigma)
+            (column, sigma): _error_at(lab, lab.digits(EDM, seed, steps=800, preconditioning=column), sigma)
             for column in ("edm", "vp")
             for sigma in (5.0, 20.0, 80.0)
         }
@@ -234,7 +234,7 @@ def _held_out_loss(lab, model):
 def augmentation_helps_small_data(lab) -> Finding:
     runs = {"plain": {"conditional": False}, "augmented": {"augment": 0.12}}
     found = {
-        name: [_held_out_loss(lab, lab.digits(EDM, seed, limit=500, **options)) for seed in lab.seeds]
+        name: [_held_out_loss(lab, lab.digits(EDM, seed, steps=800, limit=500, **options)) for seed in lab.seeds]
         for name, options in runs.items()
     }
     margins = [a - b for a, b in zip(found["plain"], found["augmented"], strict=True)]
