@@ -39,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv or os.environ.get("UNNOISE_DEBUG", "0") not in ("", "0")
     argv = [word for word in argv if word != "--debug"]
-    return told(lambda: _dispatch(argv), debug)
+    before, sys.argv = sys.argv, ["unnoise", *argv]  # what run folders and results record as the command
+    try:
+        return told(lambda: _dispatch(argv), debug)
+    finally:
+        sys.argv = before
 
 
 def _dispatch(argv: list[str]) -> int:

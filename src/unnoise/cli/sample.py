@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,7 +62,7 @@ class Sample:
     """Where the images go; RUN/samples/..., named by the configuration, if left out."""
     trajectory: Literal["gif", "grid"] | None = None
     """Show the way from noise to data, too: of eight samples, as a film or as a sheet."""
-    how: Annotated[SamplingForm, arg(name="")] = SamplingForm()
+    how: Annotated[SamplingForm, arg(name="")] = field(default_factory=SamplingForm)
 
 
 def run(argv: list[str]) -> None:

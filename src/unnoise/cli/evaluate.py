@@ -1,0 +1,140 @@
+"""`unnoise eval RUN | FOLDER | FILE.npz`: numbers, each with its floor, its count and its interval."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from ..errors import UsageProblem
+from .parse import parse
+from .sample import SamplingForm, gathered, prepare, sample_to
+from .show import print_json
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Score samples against training and held-out images: distances, precision and recall, memorisation.
+
+    Of a run, samples are drawn first (and kept: another eval uses them again) and RUN/eval.json is written. The floor is
+    what held-out images score in the place of samples: what a perfect model would.
+    """
+
+    what: Annotated[Positional[Path], arg(metavar="RUN|FOLDER|NPZ")]
+    """A run, a folder of images, or an .npz file of uint8 images."""
+    data: str | None = None
+    """The data set to compare with; a run knows its own."""
+    count: int = 2000
+    """Samples to draw, or to read."""
+    seed: int = 0
+    """Seed of the first sample; also chooses subsets and projections."""
+    features: tuple[str, ...] = ()
+    """What distances look at: classifier:NAME, pixels, inception, package.module:function; several are allowed. The
+    classifier of the data set if left out, pixels where it has none."""
+    bootstrap: int = 100
+    """Random halves for an interval; 0 for none."""
+    reference: int = 10_000
+    """Most training images that distances between sets use."""
+    unequal: bool = False
+    """Use all samples, even if there are more than held-out images."""
+    json: bool = False
+    """Print JSON for machines."""
+    how: Annotated[SamplingForm, arg(name="")] = field(default_factory=SamplingForm)
+
+
+def run(argv: list[str]) -> None:
+    form = parse(Eval, gathered(argv), "eval")
+    if form.count < 2 or form.bootstrap < 0 or form.reference < 2:
+        raise UsageProblem("--count and --reference must be 2 or more, --bootstrap 0 or more")
+    from ..crew import crew
+
+    is_run = (form.what / "run.json").exists()
+    images, about, name, fingerprint = _of_run(form) if is_run else _of_files(form)
+    if not crew().is_main_process:
+        return
+    report = score(images, name, form.features, fingerprint=fingerprint, seed=form.seed, bootstrap=form.bootstrap,
+                   reference=form.reference, equal_counts=not form.unequal)  # fmt: skip
+    result = {"what": str(form.what), "data": name, **about, **report.as_dict()}
+    if is_run:
+        write_result(form.what / "eval.json", result)
+    if form.json:
+        print_json(result)
+        return
+    from rich.console import Console
+
+    Console().print(report.table())
+    if is_run:
+        print(f"written to {form.what / 'eval.json'}")
+
+
+def _of_run(form: Eval) -> tuple[Any, dict[str, Any], str, str | None]:
+    """Samples of a run, what they are, its data, and the fingerprint of those."""
+    from ..generate import read_images
+    from ..training import Run
+
+    model, sampling, label, precision = prepare(form.what, form.how)
+    folder = sample_to(model, None, form.count, form.seed, sampling, label, precision, "npz", form.how).parent
+    recorded = Run.open(form.what).config["data"]
+    about = {"run": model.source, "sampling": sampling.describe(), "label": label, "samples": str(folder)}
+    known = recorded["fingerprint"] if form.data is None else None
+    return read_images(folder, form.count), about, form.data or model.recipe.data, known
+
+
+def _of_files(form: Eval) -> tuple[Any, dict[str, Any], str, str | None]:
+    from ..generate import read_images
+
+    if form.data is None and (form.what.is_dir() or form.what.is_file()):
+        raise UsageProblem(f"{form.what} is not a run, so say what to compare it with: --data NAME or FOLDER")
+    return read_images(form.what, form.count), {}, str(form.data), None
+
+
+def score(images: Any, name: str, features: tuple[str, ...] = (), fingerprint: str | None = None, **how: Any) -> Any:
+    """The report of uint8 images (count, channel, height, width) against a data set, brought to their size."""
+    from ..data import load
+    from ..metrics import evaluate
+
+    channels, height, width = images.shape[1:]
+    train, held_out = (load(name, split, size=(height, width), channels=channels) for split in ("train", "held-out"))
+    print(f"scoring {len(images):,} images against {train.name}", file=sys.stderr, flush=True)
+    report = evaluate(
+        images, _some(train), _some(held_out), features=list(features) or default_features(train.name, images), **how
+    )
+    if fingerprint is not None and fingerprint != train.fingerprint:
+        report.notes.append(f"{train.name} has changed since this run was trained on it")
+    return report
+
+
+def default_features(data: str, images: Any) -> str:
+    """The classifier that was trained on this data set, if it takes such images; else pixels."""
+    from ..metrics import shipped
+
+    for name, card in shipped().items():
+        if data in (name, *card["data"]) and tuple(card["image_shape"]) == tuple(images.shape[1:]):
+            return f"classifier:{name}"
+    return "pixels"
+
+
+def _some(data: Any, most: int = 50_000) -> Any:
+    """All images, or `most` of them at random: folders and hub sets may be larger than memory."""
+    if len(data) <= most:
+        return data.images()
+    import torch
+
+    from ..data import to_uint8
+    from ..rng import stream
+
+    return to_uint8(data.pixels.take(torch.randperm(len(data), generator=stream(0))[:most]), data.levels)
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """JSON with where it comes from, whole or not at all."""
+    import json
+
+    from ..data.whole import write_whole
+    from ..training import provenance
+
+    with write_whole(path) as aside:
+        aside.write_text(json.dumps({**result, **provenance()}, indent=1) + "\n", "utf-8")
