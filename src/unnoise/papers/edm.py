@@ -153,29 +153,24 @@ def heun_is_second_order():
     return _order(Heun()), 2.0
 
 
-# Claims. Solvers: on Fashion-MNIST, against 256 steps of Heun from the same noise. Trainings: on the 8x8 digits.
+# Claims, on the 8x8 digits: a network of 0.8 M parameters, 800 steps of 64 images.
 
 
-def _fashion(lab):
-    training = TrainingOptions(
-        steps=1000, batch_size=64, lr=2e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=200
-    )
-    return lab.train(EDM(training=training))
+def _digits(lab, seed, **options):
+    return lab.digits(EDM, seed, steps=800, **options)
 
 
-def _errors(lab, step, grid, count=64):
-    """Root mean square distance of each picture to its reference, (count,)."""
-    model = _fashion(lab)
-    fine = lab.samples(model, count, Sampling(Heun(), Karras(256)))
-    return (lab.samples(model, count, Sampling(step, grid)) - fine).flatten(1).square().mean(1).sqrt()
-
-
-def _compare(lab, better, worse):
-    a, b = _errors(lab, *better), _errors(lab, *worse)
-    value, low, high = lab.difference(lambda d: float(d.mean()), b - a, torch.zeros_like(a))
-    return Finding.bootstrapped(
-        value, low, high, {"measure": "mean RMSE, 64 pictures", "a": float(a.mean()), "b": float(b.mean())}
-    )
+def _compare(lab, better, worse, count=64):
+    """Mean distance of pictures to those of 256 steps of Heun from the same noise, for two solvers."""
+    found = {"a": [], "b": []}
+    for seed in lab.seeds:
+        model = _digits(lab, seed)
+        fine = lab.samples(model, count, Sampling(Heun(), Karras(256)))
+        for name, (step, grid) in zip(found, (better, worse), strict=True):
+            error = lab.samples(model, count, Sampling(step, grid)) - fine
+            found[name].append(float(error.flatten(1).square().mean(1).sqrt().mean()))
+    margins = [b - a for a, b in zip(*found.values(), strict=True)]
+    return Finding.over_seeds(margins, {"measure": f"mean RMSE of {count} pictures, first and second named", **found})
 
 
 @claim(
@@ -211,7 +206,7 @@ def preconditioning_helps_at_large_noise(lab) -> Finding:
     margins, numbers = [], {}
     for seed in lab.seeds:
         found = {
-            (column, sigma): _error_at(lab, lab.digits(EDM, seed, steps=800, preconditioning=column), sigma)
+            (column, sigma): _error_at(lab, _digits(lab, seed, preconditioning=column), sigma)
             for column in ("edm", "vp")
             for sigma in (5.0, 20.0, 80.0)
         }
@@ -234,7 +229,7 @@ def _held_out_loss(lab, model):
 def augmentation_helps_small_data(lab) -> Finding:
     runs = {"plain": {"conditional": False}, "augmented": {"augment": 0.12}}
     found = {
-        name: [_held_out_loss(lab, lab.digits(EDM, seed, steps=800, limit=500, **options)) for seed in lab.seeds]
+        name: [_held_out_loss(lab, _digits(lab, seed, limit=500, **options)) for seed in lab.seeds]
         for name, options in runs.items()
     }
     margins = [a - b for a, b in zip(found["plain"], found["augmented"], strict=True)]
