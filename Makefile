@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test bench verify lint clean
+.PHONY: setup demo test bench bench-solvers verify readme lint clean
 
 setup: $(STAMP)
 
@@ -23,8 +23,14 @@ test: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
+bench-solvers: setup
+	$(BIN)/python -m benchmarks solvers
+
 verify: setup
 	$(BIN)/python -m unnoise verify --all
+
+readme: setup
+	$(BIN)/python scripts/update_readme.py
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
