@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unnoise.networks.norm import NormAct
 
+FEW = 1024
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`softmax(q k^T / sqrt(d)) v` for (batch, token, d), in plain matrix products: quicker than the fused kernel on
-    the few hundred tokens of a small image, and the softmax is taken in float32 whatever the inputs are."""
-    logits = torch.bmm(q * q.shape[-1] ** -0.5, k.mT)
-    return torch.bmm(logits.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(v.dtype), v)
+    """`softmax(q k^T / sqrt(d)) v` for (batch, token, d).
+
+    On the CPU up to `FEW` tokens by plain matrix products, which are quicker there than the fused kernel, bfloat16 above
+    all. The softmax keeps the type of its input and works in float32 inside; autocast would make it store float32.
+    """
+    if q.device.type != "cpu" or q.shape[1] > FEW:
+        return F.scaled_dot_product_attention(q, k, v)
+    with torch.autocast("cpu", enabled=False):
+        return torch.bmm(torch.bmm(q * q.shape[-1] ** -0.5, k.mT).softmax(-1), v)
 
 
 class Attention(nn.Module):
