@@ -171,9 +171,40 @@ class LinearVP(VariancePreserving):
     def dlog_alpha(self, t: Tensor) -> Tensor:
         return -(self.beta_min + (self.beta_max - self.beta_min) * t) / 2
 
-    def time(self, log_snr: Tensor) -> Tensor:
-        c, d = -2 * _log_alpha_of(_double(log_snr)), self.beta_max - self.beta_min
+    def time_of(self, log_alpha: Tensor) -> Tensor:
+        """The t at which log alpha is this."""
+        c, d = -2 * log_alpha, self.beta_max - self.beta_min
         return 2 * c / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * d * c))  # stable root of d t^2/2 + b t = c
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return self.time_of(_log_alpha_of(_double(log_snr)))
+
+
+class SubVP(Schedule):
+    r"""score-sde's sub-VP: VP's drift, g^2 = beta (1 - e^{-2B}), so alpha = e^{-B/2} and sigma = 1 - e^{-B}, VP's sigma squared.
+
+    B(t) = int_0^t beta as in LinearVP (2011.13456, eq. 29). With rho = sigma/alpha, log alpha = -asinh(rho / 2).
+    """
+
+    prior_std = 1.0
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+        super().__init__()
+        self.vp = LinearVP(beta_min, beta_max)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.vp.alpha(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return -torch.expm1(2 * self.vp.log_alpha(_double(t)))
+
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = _double(t)
+        alpha, slope = self.alpha(t), self.vp.dlog_alpha(t)
+        return alpha * slope, -2 * alpha**2 * slope
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return self.vp.time_of(-torch.asinh(torch.exp(-_double(log_snr) / 2) / 2))
 
 
 class Cosine(VariancePreserving):
@@ -261,3 +292,57 @@ class Rectified(Schedule):
 
     def time(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-_double(log_snr) / 2)
+
+
+class Learned(VariancePreserving):
+    r"""VDM's schedule: gamma(t) = -log-SNR is a monotone network between two learned ends (2107.00630, app. H).
+
+    gamma(t) = gamma_0 + (gamma_1 - gamma_0) (m(t) - m(0)) / (m(1) - m(0)),
+    m(t) = |w| t + sum_j |c_j| sigmoid(|a_j| (2t - 1) + b_j) / units.
+
+    It begins nearly linear in t. The ends are `log_snr_max` and `log_snr_max - exp(log_range)`, so they never cross; the
+    bound moves them, and the interior moves the bound's variance alone. Kept in float64 whatever the model is cast to.
+    """
+
+    def __init__(self, log_snr_min: float = -5.0, log_snr_max: float = 13.3, units: int = 1024):
+        super().__init__()
+        if log_snr_min >= log_snr_max:
+            raise UsageProblem(f"log_snr_min is {log_snr_min}, but must lie below log_snr_max = {log_snr_max}")
+        self.log_snr_max = nn.Parameter(_double(log_snr_max))
+        self.log_range = nn.Parameter(_double(log_snr_max - log_snr_min).log())
+        centres = torch.linspace(-1, 1, units, dtype=torch.float64)  # each unit bends the curve somewhere else
+        self.slope = nn.Parameter(_double(1.0))
+        self.steepness = nn.Parameter(torch.full_like(centres, 4.0))
+        self.offset = nn.Parameter(-4.0 * centres)
+        self.height = nn.Parameter(torch.full_like(centres, 0.05))
+
+    def _apply(self, fn, recurse=True):
+        exact = {name: p.data for name, p in self.named_parameters()}
+        super()._apply(fn, recurse)
+        for name, p in self.named_parameters():
+            p.data = exact[name].to(p.device)
+        return self
+
+    @property
+    def log_snr_min(self) -> Tensor:
+        return self.log_snr_max - self.log_range.exp()
+
+    @property
+    def interior(self) -> list[nn.Parameter]:
+        """What bends the curve between its ends: by it the bound's expectation does not move."""
+        return [self.slope, self.steepness, self.offset, self.height]
+
+    def _monotone(self, t: Tensor) -> Tensor:
+        bends = torch.sigmoid((2 * t[..., None] - 1) * self.steepness.abs() + self.offset)
+        return self.slope.abs() * t + (bends * self.height.abs()).mean(-1)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        t = _double(t)
+        low, high = self._monotone(torch.tensor([0.0, 1.0], dtype=torch.float64, device=t.device))
+        return self.log_snr_max - self.log_range.exp() * (self._monotone(t) - low) / (high - low)
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        return _log_alpha_of(self.log_snr(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sigmoid(-self.log_snr(t)).sqrt()

@@ -27,10 +27,12 @@ SCHEDULES = {
     "linear betas": S.FromBetas(S.linear_betas(1000)),
     "cosine betas": S.FromBetas(S.cosine_betas(1000)),
     "linear VP": S.LinearVP(),
+    "sub-VP": S.SubVP(),
     "cosine": S.Cosine(),
     "VE": S.VE(),
     "EDM": S.EDM(),
     "rectified": S.Rectified(),
+    "learned": S.Learned(-12.0, 12.0, units=16).requires_grad_(False),
 }
 
 PRECONDITIONINGS = {

@@ -17,10 +17,12 @@ SPANS = {  # where the path of the mixture bends, in each schedule's own time
     "linear betas": (0.9, 0.1),
     "cosine betas": (0.9, 0.1),
     "linear VP": (0.9, 0.1),
+    "sub-VP": (0.9, 0.15),
     "cosine": (0.9, 0.15),
     "VE": (0.75, 0.4),
     "EDM": (0.04, 0.004),
     "rectified": (0.9, 0.1),
+    "learned": (0.8, 0.2),
 }
 DETERMINISTIC = {name: step for name, step in parts.STEPS.items() if step.order is not None}
 WEAK = {name: step for name, step in parts.STEPS.items() if step.order is None}

@@ -16,10 +16,12 @@ GRID = {  # where most of each path lies; the end of cosine schedules is left to
     "linear betas": Integers,
     "cosine betas": Integers,
     "linear VP": Quadratic,
+    "sub-VP": LogSNR,
     "cosine": LogSNR,
     "VE": Karras,
     "EDM": Karras,
     "rectified": Uniform,
+    "learned": LogSNR,
 }
 
 

@@ -9,7 +9,18 @@ from torch import nn
 
 from unnoise.errors import UsageProblem
 from unnoise.processes import Gaussian
-from unnoise.schedules import Cosine, FromBetas, LinearVP, Schedule, cosine_betas, linear_betas
+from unnoise.schedules import (
+    VE,
+    Cosine,
+    FromBetas,
+    Learned,
+    LinearVP,
+    Schedule,
+    SubVP,
+    VariancePreserving,
+    cosine_betas,
+    linear_betas,
+)
 
 NAMES = list(parts.SCHEDULES)
 T = torch.linspace(0.0031, 0.9995, 401, dtype=torch.float64)  # off the integers of a chain, where slopes jump
@@ -95,13 +106,13 @@ def test_float64_whatever_the_module_is_cast_to(name):
     assert torch.equal(schedule.log_snr(T.float()).double(), schedule.log_snr(T.float().double()))
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if parts.SCHEDULES[n].prior_std == 1])
+@pytest.mark.parametrize("name", [n for n in NAMES if isinstance(parts.SCHEDULES[n], VariancePreserving)])
 def test_variance_preserving(name):
     schedule = parts.SCHEDULES[name]
     torch.testing.assert_close(schedule.alpha(T) ** 2 + schedule.sigma(T) ** 2, torch.ones_like(T), rtol=0, atol=1e-14)
 
 
-class Learned(Schedule):
+class Power(Schedule):
     """alpha = 1, sigma = t^power, the power learned."""
 
     def __init__(self):
@@ -116,7 +127,7 @@ class Learned(Schedule):
 
 
 def test_a_learned_schedule_gets_gradients():
-    schedule, t = Learned(), T[:50]
+    schedule, t = Power(), T[:50]
     dalpha, dsigma = schedule.derivatives(t)
     torch.testing.assert_close(dsigma, 1.5 * t**0.5)
     assert not dalpha.any()
@@ -144,6 +155,67 @@ def test_one_coefficient_per_frequency_is_differentiated_in_t_alone():
     dalpha, dsigma = Blur().derivatives(T)
     torch.testing.assert_close(dalpha, -rates * torch.exp(-rates * T[:, None, None]))
     torch.testing.assert_close(dsigma, 2 * T[:, None, None])
+
+
+@pytest.mark.parametrize("schedule", [VE(), LinearVP(), SubVP()], ids=["VE", "VP", "sub-VP"])
+def test_marginals_are_those_of_the_sde(schedule):
+    """Of dx = f x dt + g dw as score-sde writes it: alpha' = f alpha, (sigma^2)' = 2 f sigma^2 + g^2."""
+    beta, integral = 0.1 + 19.9 * T, 0.1 * T + 19.9 * T**2 / 2
+    f, g2 = {
+        VE: (0 * T, 2 * math.log(5000) * (0.01 * 5000**T) ** 2),
+        LinearVP: (-beta / 2, beta),
+        SubVP: (-beta / 2, beta * (1 - torch.exp(-2 * integral))),
+    }[type(schedule)]
+    alpha, sigma = schedule.alpha(T), schedule.sigma(T)
+    dalpha, dsigma = Schedule.derivatives(schedule, T)
+    torch.testing.assert_close(dalpha, f * alpha, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(2 * sigma * dsigma, 2 * f * sigma**2 + g2, rtol=1e-9, atol=1e-12)
+    process, x = Gaussian(schedule), torch.ones(len(T), 1, dtype=torch.float64)
+    torch.testing.assert_close(process.drift(x, T)[:, 0], f, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(process.diffusion(T, x)[:, 0] ** 2, g2, rtol=1e-9, atol=1e-12)
+
+
+def test_ends_of_score_sdes_schedules():
+    one = torch.ones(1, dtype=torch.float64)
+    assert float(LinearVP().alpha(one)) ** 2 == pytest.approx(4.3186e-5, rel=1e-4)
+    torch.testing.assert_close(SubVP().sigma(T), LinearVP().sigma(T) ** 2, rtol=1e-12, atol=0)
+
+
+def test_vdms_schedule_is_monotone_whatever_its_weights():
+    """gamma' > 0 for random weights of either sign, the ends exact, and nearly linear at first."""
+    schedule = Learned(-5.0, 13.3)
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert schedule.log_snr(ends).tolist() == pytest.approx([13.3, -5.0], abs=1e-12)
+    line = 13.3 - 18.3 * T
+    assert float((schedule.log_snr(T) - line).detach().abs().max()) < 0.5
+    for seed in range(5):
+        with torch.no_grad():
+            for i, p in enumerate(schedule.interior):
+                p.copy_(5 * torch.randn(p.shape, generator=parts.numbers(seed, i), dtype=torch.float64))
+        assert bool((schedule.log_snr(T).diff() < 0).all())
+        assert schedule.log_snr(ends).tolist() == pytest.approx([13.3, -5.0], abs=1e-9)
+    with pytest.raises(UsageProblem, match="log_snr_min"):
+        Learned(3.0, 3.0)
+
+
+def test_gradients_reach_vdms_schedule():
+    """Every parameter, through gamma and gamma'; by finite differences."""
+    schedule, t = Learned(units=4), T[::40]
+
+    def loss():
+        dalpha, _ = schedule.derivatives(t)
+        return (schedule.log_snr(t).sin() + dalpha**2).sum()
+
+    loss().backward()
+    for p in schedule.parameters():
+        flat, h = p.data.view(-1), 1e-5
+        flat[-1] += h
+        up = float(loss().detach())
+        flat[-1] -= 2 * h
+        down = float(loss().detach())
+        flat[-1] += h
+        assert float(p.grad.view(-1)[-1]) == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-9)
+        assert float(p.grad.abs().max()) > 0
 
 
 @pytest.mark.parametrize("betas", [[0.0, 0.1], [0.1, 1.0], [[0.1]]])
