@@ -12,6 +12,7 @@ it), but alike for all multiples of 16; so batches are filled up to such a multi
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -186,8 +187,12 @@ def _begin(out: Path, manifest: dict[str, Any]) -> None:
         raise UsageProblem(f"{out} is not empty and holds no samples to go on with; choose another --out")
     for leftover in (*out.glob(".*.png"), *out.glob("*/.*.png"), *out.glob("*/.*.npz")):  # of a process that was killed
         leftover.unlink(missing_ok=True)
-    with write_whole(path) as aside:
-        aside.write_text(json.dumps({**manifest, **provenance()}, indent=1) + "\n", "utf-8")
+    try:
+        with write_whole(path) as aside:
+            aside.write_text(json.dumps({**manifest, **provenance()}, indent=1) + "\n", "utf-8")
+    except Problem:
+        _leave_nothing(out)
+        raise
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -217,10 +222,11 @@ def _leave_nothing(out: Path) -> None:
     """Remove the folder of a job that failed before its first image."""
     if any(out.glob("*/*.png")) or any(out.glob("*/*.npz")) or (out / "grid.png").exists():
         return
-    (out / "sampling.json").unlink(missing_ok=True)
-    for folder in (out / "images", out / "shards", out):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    with contextlib.suppress(OSError):
+        (out / "sampling.json").unlink(missing_ok=True)
+        for folder in (out / "images", out / "shards", out):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 # Reading

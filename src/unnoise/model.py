@@ -153,6 +153,10 @@ def _continued(run: Run, recipe: Recipe, data) -> Model:
     for name, value in recipe.as_dict().items():
         if name != "training" and value != (old := before.as_dict()[name]):
             raise UsageProblem(f"{run.path} was begun with {name} {old}, not {value}; keep it, or start a new run")
+    for name in ("seed", "batch_size"):
+        now, old = getattr(recipe.training, name), getattr(before.training, name)
+        if now != old:
+            raise UsageProblem(f"{run.path} was begun with {name} {old}, not {now}; keep it, or start a new run")
     if data.fingerprint != (begun := run.config["data"]["fingerprint"]):
         raise UsageProblem(
             f"{run.path} was begun with other data (fingerprint {begun}) than {data.name} is now ({data.fingerprint}); "

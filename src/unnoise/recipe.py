@@ -136,7 +136,7 @@ def _parse(part: Step | Grid, name: str, text: str) -> Any:
             return int(text)
     except (KeyError, ValueError):
         raise UsageProblem(
-            f"the option {name} takes {kind.removeprefix('<class ').strip('<>')}, not {text!r}"
+            f"the option {name} takes {kind.removeprefix('<class ').strip("<>'")}, not {text!r}"
         ) from None
     return text
 

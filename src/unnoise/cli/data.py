@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -76,4 +77,5 @@ def bring(form: Get) -> None:
     if form.name in BUILTIN and form.name not in ALIASES:
         print(f"{form.name} is built in; there is nothing to fetch")
     else:
+        print(f"fetching {form.name}; this can take a minute", file=sys.stderr, flush=True)
         print(get(form.name))

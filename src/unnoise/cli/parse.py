@@ -17,8 +17,10 @@ from ..errors import UsageProblem
 Form = TypeVar("Form")
 
 
-def parse(form: type[Form], argv: Sequence[str], command: str, description: str | None = None, pairs=False) -> Form:
-    """The form filled in. With `pairs`, each switch has its opposite (--flip, --no-flip).
+def parse(
+    form: type[Form], argv: Sequence[str], command: str, description: str | None = None, pairs=False, more: str = ""
+) -> Form:
+    """The form filled in. With `pairs`, each switch has its opposite (--flip, --no-flip); `more` words lead to the help.
 
     Raises UsageProblem; prints the help and leaves, when that is asked for.
     """
@@ -33,7 +35,7 @@ def parse(form: type[Form], argv: Sequence[str], command: str, description: str 
     except SystemExit as leave:
         if leave.code != 2:
             raise
-    raise UsageProblem(_sentence(errors.getvalue(), prog))
+    raise UsageProblem(_sentence(errors.getvalue(), f"{prog} {more}".rstrip()))
 
 
 KINDS = {"INT": "a whole number", "FLOAT": "a number", "STR": "text", "PATH": "a path", "{None}": "None"}
@@ -44,10 +46,17 @@ def _takes(metavar: str) -> str:
 
 
 def _sentence(box: str, prog: str) -> str:
-    """What tyro's box says. Where its wording is not known, its first paragraph as it is."""
-    lines = [line.strip("│ ").rstrip() for line in box.splitlines() if line.startswith("│")]
-    first = " ".join(lines[: next((i for i, line in enumerate(lines) if line.startswith("───")), None)])
-    shown = [line for line in lines if line.startswith("--")]  # the options that tyro quotes
+    """What tyro's box says (drawn with lines, or with minus signs where the terminal knows no others: a title, then
+    paragraphs). Where its wording is not known, its first paragraph as it is."""
+    lines = [line.strip(" │") for line in box.strip().splitlines()[1:]]
+    paragraphs: list[list[str]] = [[]]
+    for line in lines:
+        if re.fullmatch(r"[╰─-]{4,}╯?", line):
+            paragraphs.append([])
+        elif line:
+            paragraphs[-1].append(line)
+    first = " ".join(next((paragraph for paragraph in paragraphs if paragraph), []))
+    shown = [line for line in lines if re.match("--[a-z]", line)]  # the options that tyro quotes
     more = f"see `{prog} --help`"
     if match := re.match(r"Unrecognized options: (\S+?)(,|$)", first):
         word = match[1]
@@ -62,8 +71,9 @@ def _sentence(box: str, prog: str) -> str:
         if value and metavar:
             return f"{option} takes {_takes(' '.join(metavar))}, not {value[1]}"
         return f"{option}: {reason}; {more}"
-    if match := re.match(r"Missing value for argument '(\S+?)'", first):
-        return f"{match[1]} takes a value, and none is given; {more}"
+    if match := re.match(r"Missing value for argument '(\S+?)'(?:\. Expected (\d+))?", first):
+        count = "a value" if match[2] in (None, "1") else f"{match[2]} values"
+        return f"{match[1]} takes {count}, and there are fewer; {more}"
     if match := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*?),?\)", first):
         return f"{match[2]} takes one of {match[3].replace(chr(39), '')}, not {match[1]!r}"
     if first.startswith("Missing from"):

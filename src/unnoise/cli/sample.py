@@ -167,6 +167,7 @@ def gathered(argv: list[str], option: str = "--option") -> list[str]:
 def _description() -> str:
     """The help, with what samplers and grids there are."""
     from dataclasses import fields
+    from inspect import cleandoc
 
     from ..samplers import GRIDS, SAMPLERS
 
@@ -176,7 +177,9 @@ def _description() -> str:
             for name, kind in table.items()
         )
 
-    return f"{Sample.__doc__}\n\nSamplers and their options:\n{lines(SAMPLERS)}\n\nGrids and their options:\n{lines(GRIDS)}"
+    samplers, grids = lines(SAMPLERS), lines(GRIDS)
+    about = cleandoc(Sample.__doc__ or "")
+    return f"{about}\n\nSamplers and their options:\n{samplers}\n\nGrids and their options:\n{grids}"
 
 
 def _plain(field: Any) -> str:

@@ -78,7 +78,9 @@ def go_on(argv: list[str], path: str, slug: str | None) -> None:
     recipe = form.recipe
     for given in (f.name for f in fields(recipe) if f.name != "training"):
         if getattr(recipe, given) != getattr(before, given):
-            raise UsageProblem(f"--{given} cannot change when a run goes on; leave it out, or start a new run")
+            raise UsageProblem(
+                f"--{given.replace('_', '-')} cannot change when a run goes on; leave it out, or start a new run"
+            )
     for name in ("preset", "out", "size", "channels"):
         if _value(argv, f"--{name}") is not None:
             raise UsageProblem(f"--{name} does not go with --resume: the run keeps what it was begun with")
@@ -105,7 +107,7 @@ def _parse(argv: list[str], recipe: Any, slug: str) -> Any:
         ],
     )  # fmt: skip
     info = type(recipe).info
-    return parse(form, argv, "train", f"{info.title} ({info.year}). {info.summary}", pairs=True)
+    return parse(form, argv, "train", f"{info.title} ({info.year}). {info.summary}", pairs=True, more=slug)
 
 
 def _told(kind: Any, text: str) -> Any:
@@ -117,7 +119,7 @@ def _value(argv: Sequence[str], option: str) -> str | None:
     for i, word in enumerate(argv):
         if word == option:
             if i + 1 == len(argv) or argv[i + 1].startswith("--"):
-                raise UsageProblem(f"{option} takes a value, and none is given")
+                raise UsageProblem(f"{option} takes a value, and there is none")
             return argv[i + 1]
         if word.startswith(f"{option}="):
             return word.partition("=")[2]
