@@ -5,9 +5,10 @@ takes longer than the convolutions: each one reads and writes the whole feature 
 
     y = silu(a x + b),    a = r w (1 + scale),    b = (add - mean) a + bias (1 + scale) + shift,    r = 1 / std,
 
-and the statistics of x + add follow from the sums of x and x^2. So `NormAct` reads x once for the sums and once for y,
-a few examples at a time so that the float32 intermediates stay in the cache, and keeps nothing but x for the backward
-pass. All arithmetic is in float32 (or better), whatever x is stored in.
+and the statistics of x + add follow from the sums of x and x^2: a few sweeps over the map in all, and nothing but x is
+kept for the backward pass. The maps stay in the type of x, the coefficients and sums are float32 (or better). Large
+sweeps, not small blocks that would fit the cache: each is one parallel region, and a thread that waits for another at
+thousands of them stands still as soon as anything else runs on the machine.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-CHUNK = 1 << 16  # numbers worked on at a time: some float32 buffers of this length fit a core's second-level cache
+RUNS = 8  # see `_sums`
 
 
 def groups_for(channels: int, most: int = 32, least_channels: int = 4) -> int:
@@ -75,74 +76,52 @@ def plain_norm_act(
 
 
 class FusedNormAct(torch.autograd.Function):
-    """The same in two passes forward and two backward, for x in channels_last."""
+    """The same in five sweeps over the feature map forward and seven backward, for x in channels_last."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, add, scale, shift, groups, eps, act):  # type: ignore[override]
         rows = _rows(x)
-        n, pixels, c = rows.shape
+        pixels = rows.shape[1]
         dtype = torch.promote_types(x.dtype, torch.float32)
         w, bias_, e, s, t = (None if v is None else v.to(dtype) for v in (weight, bias, add, scale, shift))
 
-        m1, m2 = torch.empty(2, n, c, dtype=dtype).unbind(0)
-        for i in _chunks(rows):
-            f = rows[i].to(dtype, copy=True)
-            torch.sum(f, 1, out=m1[i])
-            torch.sum(f.square_(), 1, out=m2[i])
-        m1, m2 = m1 / pixels, m2 / pixels
+        m1, m2 = _sums(rows, dtype) / pixels, _sums(rows * rows, dtype) / pixels
+        moved = m1
         if e is not None:
-            m2, m1 = m2 + 2 * e * m1 + e * e, m1 + e
-        mean = _over_groups(m1, groups)
+            moved, m2 = m1 + e, m2 + e * (2 * m1 + e)
+        mean = _over_groups(moved, groups)
         r = (_over_groups(m2, groups) - mean * mean).clamp_(min=0).add_(eps).rsqrt_()
-
-        gain = w if s is None else w * (1 + s)
-        a = r * gain
+        a = r * (w if s is None else w * (1 + s))
         offset = mean if e is None else mean - e
         b = (bias_ if s is None else bias_ * (1 + s)) - offset * a
         if t is not None:
             b = b + t
 
-        y = torch.empty_like(x)
-        out = _rows(y)
-        for i in _chunks(rows):
-            u = torch.addcmul(b[i, None], rows[i].to(dtype), a[i, None])
-            out[i] = F.silu(u, inplace=True) if act else u
-        ctx.save_for_backward(x, w, bias_, s, a, b, r, offset, m1 if e is None else m1 - e)
+        y = _affine(rows, a, b)
+        ctx.save_for_backward(x, w, bias_, s, a, b, r, offset, m1)
         ctx.groups, ctx.act = groups, act
         ctx.wants = [None if v is None else v.dtype for v in (weight, bias, add, scale, shift)]
-        return y
+        return _image(F.silu(y, inplace=True) if act else y, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):  # type: ignore[override]
         x, w, bias, s, a, b, r, offset, m1 = ctx.saved_tensors
-        rows = _rows(x)
-        n, pixels, c = rows.shape
-        dtype, groups = a.dtype, ctx.groups
-        dy = _rows(dy.contiguous(memory_format=torch.channels_last))
+        rows, g = _rows(x), _rows(dy.contiguous(memory_format=torch.channels_last))
+        dtype, groups, pixels = a.dtype, ctx.groups, rows.shape[1]
 
-        # g = dL/d(a x + b), and its sums against 1 and x
-        g = torch.empty_like(rows) if ctx.act else dy
-        s0, s1 = torch.empty(2, n, c, dtype=dtype).unbind(0)
-        for i in _chunks(rows):
-            f, d = rows[i].to(dtype), dy[i].to(dtype, copy=True)
-            if ctx.act:
-                u = torch.addcmul(b[i, None], f, a[i, None])
-                torch.ops.aten.silu_backward.grad_input(d, u, grad_input=d)
-                g[i] = d
-            torch.sum(d, 1, out=s0[i])
-            torch.sum(d.mul_(f), 1, out=s1[i])
-
-        # z = r (x - offset) is the normalised x; dx = a g - r mean(gain g) - r z mean(gain g z), means over the group
+        # g = dL/d(a x + b), and its sums against 1 and x; z = r (x - offset) is the normalised x
+        if ctx.act:
+            u = _affine(rows, a, b)
+            g = torch.ops.aten.silu_backward.grad_input(g, u, grad_input=u)
+        s0, s1 = _sums(g, dtype), _sums(g * rows, dtype)
         gz = r * (s1 - offset * s0)
+
+        # dx = a g - r mean(gain g) - r z mean(gain g z), means over each group
         gain = w if s is None else w * (1 + s)
         k1 = -r * r * _over_groups(gain * gz, groups) / pixels
         k0 = -r * _over_groups(gain * s0, groups) / pixels - k1 * offset
-        dx = torch.empty_like(x)
-        out = _rows(dx)
-        for i in _chunks(rows):
-            h = torch.addcmul(k0[i, None], rows[i].to(dtype), k1[i, None])
-            out[i] = h.addcmul_(g[i].to(dtype), a[i, None])
+        dx = _affine(rows, k1, k0).addcmul_(g, a[:, None].to(g.dtype))
 
         told = 1 if s is None else 1 + s
         grads = (
@@ -152,7 +131,20 @@ class FusedNormAct(torch.autograd.Function):
             None if s is None else w * gz + bias * s0,
             s0,
         )
-        return dx, *(None if t is None else v.to(t) for v, t in zip(grads, ctx.wants, strict=True)), None, None, None
+        told_grads = (None if t is None else v.to(t) for v, t in zip(grads, ctx.wants, strict=True))
+        return _image(dx, x), *told_grads, None, None, None
+
+
+def _affine(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """a x + b, (n, c) coefficients for all pixels."""
+    return torch.addcmul(b[:, None].to(rows.dtype), rows, a[:, None].to(rows.dtype))
+
+
+def _sums(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sums over pixels, (n, p, c) -> (n, c): torch adds in float32 but rounds what it returns to bfloat16, so ask it for
+    `RUNS` sums of a part of the pixels each, whose rounding errors average out, and add those."""
+    runs = next(k for k in range(min(RUNS, rows.shape[1]), 0, -1) if rows.shape[1] % k == 0)
+    return rows.unflatten(1, (runs, -1)).sum(2).sum(1, dtype=dtype)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -160,9 +152,10 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _chunks(rows: Tensor) -> list[slice]:
-    step = max(1, CHUNK // (rows.shape[1] * rows.shape[2]))
-    return [slice(i, i + step) for i in range(0, len(rows), step)]
+def _image(rows: Tensor, like: Tensor) -> Tensor:
+    """And back."""
+    n, c, h, w = like.shape
+    return rows.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def _over_groups(v: Tensor, groups: int) -> Tensor:
