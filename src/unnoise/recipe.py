@@ -124,7 +124,7 @@ def _parse(part: Step | Grid, name: str, text: str) -> Any:
     """The text of an option as the type of its field."""
     if isinstance(getattr(part, name), Step):
         return _named("sampler", text, SAMPLERS)()
-    kind = str(get_type_hints(type(part))[name])
+    kind = str(get_type_hints(type(part))[name]).removeprefix("<class '").removesuffix("'>")
     try:
         if text.lower() in ("none", "null") and "None" in kind:
             return None
@@ -135,9 +135,7 @@ def _parse(part: Step | Grid, name: str, text: str) -> Any:
         if "int" in kind:
             return int(text)
     except (KeyError, ValueError):
-        raise UsageProblem(
-            f"the option {name} takes {kind.removeprefix('<class ').strip("<>'")}, not {text!r}"
-        ) from None
+        raise UsageProblem(f"the option {name} takes {kind}, not {text!r}") from None
     return text
 
 
