@@ -21,7 +21,20 @@ from unnoise.objectives import times as T
 from unnoise.oracles import Mixture, gaussian
 from unnoise.processes import Gaussian
 from unnoise.rng import Rng, stream
-from unnoise.samplers import DDIM, Ancestral, Churn, Euler, Heun, grids
+from unnoise.samplers import (
+    DDIM,
+    Ancestral,
+    AnnealedLangevin,
+    Churn,
+    Corrector,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    Langevin,
+    PredictorCorrector,
+    ReverseDiffusion,
+    grids,
+)
 
 SCHEDULES = {
     "linear betas": S.FromBetas(S.linear_betas(1000)),
@@ -69,7 +82,16 @@ STEPS = {
     "ancestral, learned": Ancestral(variance="learned"),
     "churn heun": Churn(s_churn=20, s_noise=1.0),
     "churn euler": Churn(Euler(), s_churn=20, s_noise=1.0),
+    "euler-maruyama": EulerMaruyama(),
+    "reverse diffusion": ReverseDiffusion(),
+    "langevin": Langevin(),
+    "annealed langevin": AnnealedLangevin(h=0.1),
+    "predictor-corrector": PredictorCorrector(corrector=AnnealedLangevin(corrections=1, h=0.05)),
+    "predictor, then corrector": PredictorCorrector(Heun(), AnnealedLangevin(corrections=2, h=0.05), "predictor"),
 }
+CORRECTORS = {
+    name for name, step in STEPS.items() if isinstance(step, Corrector)
+}  # by themselves: biased, and orderless
 
 GRIDS = {
     "uniform": grids.Uniform(10),
