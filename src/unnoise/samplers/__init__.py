@@ -1,15 +1,23 @@
 """Samplers: the steps that walk back from noise to data, the grids they walk on, and the one loop that serves all."""
 
+from .adaptive import RK45, Adaptive, DPMSolverAdaptive
 from .ancestral import DDIM, Ancestral
+from .brownian import Brownian
+from .exponential import Flow
 from .grids import GRIDS, Grid, Integers, Karras, LogSNR, Quadratic, Uniform
 from .ladder import Ladder
 from .langevin import AnnealedLangevin, Corrector, Langevin, PredictorCorrector
 from .loop import SAMPLERS, Denoise, Step, sample
+from .multistep import DEIS, IPNDM, Adams, DPMSolverMultistep, SDEDPMSolverMultistep, UniPC
 from .ode import Churn, Euler, Heun
+from .pndm import PNDM
 from .sde import EulerMaruyama, ReverseDiffusion
+from .singlestep import SEEDS, DPMSolver, DPMSolverFast, DPMSolverPlus, SingleStep
 
 __all__ = [
-    "DDIM", "GRIDS", "SAMPLERS", "Ancestral", "AnnealedLangevin", "Churn", "Corrector", "Denoise", "Euler",
-    "EulerMaruyama", "Grid", "Heun", "Integers", "Karras", "Ladder", "Langevin", "LogSNR", "PredictorCorrector",
-    "Quadratic", "ReverseDiffusion", "Step", "Uniform", "sample",
+    "DDIM", "DEIS", "GRIDS", "IPNDM", "PNDM", "RK45", "SAMPLERS", "SEEDS", "Adams", "Adaptive", "Ancestral", "AnnealedLangevin",
+    "Brownian", "Churn", "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep", "DPMSolverPlus",
+    "Denoise", "Euler", "EulerMaruyama", "Flow", "Grid", "Heun", "Integers", "Karras", "Ladder", "Langevin", "LogSNR",
+    "PredictorCorrector", "Quadratic", "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Step", "UniPC", "Uniform",
+    "sample",
 ]  # fmt: skip
