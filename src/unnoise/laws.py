@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import UsageProblem
 from .rng import Rng
-from .scalars import Scalar, times
+from .scalars import Scalar, plus
 
 
 def sum_event(x: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class Normal(Law):
     def sample(self, rng: Rng) -> Tensor:
         if not isinstance(self.std, Tensor) and self.std == 0:
             return self.mean
-        return self.mean + times(self.std, rng.normal_like(self.mean))
+        return plus(self.mean, self.std, rng.normal_like(self.mean))
 
     def log_prob(self, x: Tensor) -> Tensor:
         std = _spread(self.std, x)

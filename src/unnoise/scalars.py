@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 Scalar = float | Tensor
@@ -31,3 +32,8 @@ def log(a: Scalar) -> Scalar:
 def times(coefficient: Scalar, x: Tensor) -> Tensor:
     """`coefficient * x` in the type of `x`: coefficients are computed in float64 and cast last."""
     return x * coefficient.to(x.dtype) if isinstance(coefficient, Tensor) else x * coefficient
+
+
+def plus(x: Tensor, coefficient: Scalar, y: Tensor) -> Tensor:
+    """`x + coefficient * y`, in one pass over memory where the coefficient is a float: what a step costs is its passes."""
+    return x + times(coefficient, y) if isinstance(coefficient, Tensor) else torch.add(x, y, alpha=coefficient)

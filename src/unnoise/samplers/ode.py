@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import UsageProblem
 from ..processes.gaussian import Point
 from ..rng import Rng
+from ..scalars import plus
 from .loop import Denoise, Step
 
 
@@ -29,7 +30,7 @@ class Euler(Step):
         x0 = denoise(x, t).mean
         if s.is_clean:
             return denoise.process.state(x0), None
-        return x + (s.t - t.t) * denoise.process.velocity(x, x0, t), None
+        return plus(x, s.t - t.t, denoise.process.velocity(x, x0, t)), None
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ class Heun(Step):
         h = s.t - t.t
         d = process.velocity(x, x0, t)
         trial = s if self.a == 1 else process.point(t.t + self.a * h)
-        x_trial = x + self.a * h * d
+        x_trial = plus(x, self.a * h, d)
         d_trial = process.velocity(x_trial, denoise(x_trial, trial).mean, trial)
         weight = 1 / (2 * self.a)
-        return x + h * ((1 - weight) * d + weight * d_trial), None
+        return plus(plus(x, h * (1 - weight), d), h * weight, d_trial), None
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,6 @@ class Churn(Step):
         if t.t in raised:
             later = raised[t.t]
             law = denoise.process.transition(x, t, later)
-            x, t = law.mean + law.std * self.s_noise * rng.normal_like(x), later
+            x, t = plus(law.mean, law.std * self.s_noise, rng.normal_like(x)), later
         x, inner = self.inner.step(denoise, x, t, s, inner, rng)
         return x, (raised, inner)
