@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .denoisers.denoiser import Cond, Denoiser
-from .errors import UsageProblem
-from .laws import Law, Normal, sum_event
-from .processes.gaussian import Point
-from .rng import Rng
-from .samplers.ancestral import Ancestral
+from ..denoisers.denoiser import Cond, Denoiser
+from ..errors import UsageProblem
+from ..laws import Law, Normal, sum_event
+from ..processes.gaussian import Point
+from ..rng import Rng
+from ..samplers.ancestral import Ancestral
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,80 @@
+r"""The span of times over which a likelihood is computed, and a clock u in [0, 1] that runs evenly over it.
+
+Where there is one noise level for all coordinates, u is even in log-SNR: the flow of x/alpha depends on nothing else, and its
+path is smooth there whatever the schedule. Where there is one for each frequency, u is even in t.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageProblem
+from ..processes import Gaussian, Process
+from ..processes.gaussian import Point
+
+LEAST_RATIO, MOST_RATIO = 1e-3, 1e4
+
+
+@dataclass(frozen=True)
+class Clock:
+    """t(u): from `low` (nearly data) to `high` (noise); `log_snrs` are their log-SNRs, or None: even in t."""
+
+    process: Gaussian
+    low: float
+    high: float
+    log_snrs: tuple[float, float] | None
+
+    def time(self, u: Tensor) -> Tensor:
+        if self.log_snrs is None:
+            return self.low + (self.high - self.low) * u
+        a, b = self.log_snrs
+        with torch.no_grad():
+            return self.process.schedule.time(a + (b - a) * u).clamp(self.low, self.high)
+
+    def at(self, u: Tensor, x: Tensor) -> tuple[Tensor, Point, Tensor]:
+        """t, its point for states x, and dt/du, for u of shape (batch,)."""
+        t = self.time(u)
+        point = self.process.with_derivatives(t, x)
+        if self.log_snrs is None:
+            return t, point, torch.full_like(t, self.high - self.low).reshape(point.t.shape)
+        a, b = self.log_snrs
+        return t, point, (b - a) / log_snr_slope(point)
+
+
+def log_snr_slope(point: Point) -> Tensor:
+    """d log-SNR / dt = 2 (alpha'/alpha - sigma'/sigma), below 0."""
+    return 2 * (point.dalpha / point.alpha - point.dsigma / point.sigma)
+
+
+def clock(process: Process, start: float | None, what: str) -> Clock:
+    r"""From `start` to t = 1.
+
+    start None: 1/T for chains of T steps, whose network knows nothing below; otherwise where sigma/alpha is 0.001, or the
+    process's own end where that is noisier. The top is t = 1, or sigma/alpha = 10^4 where less signal than that is left.
+    Raises UsageProblem for processes that have no such thing (`what`).
+    """
+    if not isinstance(process, Gaussian):
+        raise UsageProblem(
+            f"a {type(process).__name__} process has no {what}; "
+            "take --method bound or importance, the bounds of its chain, if it has densities"
+        )
+    if start is not None and not 0 < start < 1:
+        raise UsageProblem(f"start is {start}, but must lie between 0 (data) and 1 (noise)")
+    clean, noise = process.points([0.0, 1.0])
+    if isinstance(noise.ratio, Tensor):
+        return Clock(process, start or 1e-4, 1 - 1e-6 if bool((noise.alpha == 0).any()) else 1.0, None)
+    schedule = process.schedule
+    if start is None and (steps := getattr(schedule, "steps", None)):
+        start = 1 / steps
+    least, most = max(clean.ratio, LEAST_RATIO), min(noise.ratio, MOST_RATIO)
+    wanted = torch.tensor([-2 * math.log(least), -2 * math.log(most)], dtype=torch.float64)
+    with torch.no_grad():
+        low, high = schedule.time(wanted).clamp(0, 1).tolist()
+        low = low if start is None else start
+        high = 1.0 if most == noise.ratio else high
+        a, b = schedule.log_snr(torch.tensor([low, high], dtype=torch.float64)).tolist()
+    return Clock(process, low, high, (a, b))

@@ -1,0 +1,122 @@
+r"""The variational bound in continuous time, for any Gaussian process (2107.00630, eq. 11-17):
+
+    -log p(x) <= KL(q(x_1 | x) || p(x_1)) + 1/2 E_{t, eps}[-lambda'(t) |eps - eps_guess|^2] - E[log p(x | x_0)]
+
+with lambda the log-SNR. The middle term is 1/2 int |eps - eps_guess|^2 dlambda: of the schedule, only its ends matter.
+Everything here is differentiable, in a learned schedule's parameters too; training and evaluation share it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..denoisers.denoiser import Cond, Denoiser
+from ..errors import UsageProblem
+from ..laws import Estimate, Normal, sum_event
+from ..processes import Gaussian, Identity
+from ..rng import Rng
+from .clock import Clock, clock, log_snr_slope
+from .dequantise import bin_width
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """VDM's decoder: a law's density at each of `levels` grey levels in [-1, 1], normalised over them."""
+
+    levels: int = 256
+
+    def log_prob(self, law: Normal, x: Tensor) -> Tensor:
+        """log of the probability of the level that each number of x is, nats (batch,)."""
+        width = bin_width(self.levels)
+        grid = torch.arange(self.levels, dtype=torch.float64, device=x.device) * width - 1
+        std = torch.as_tensor(law.std, dtype=torch.float64, device=x.device).expand_as(x)
+        chosen = ((x.double() + 1) / width).round().long().clamp(0, self.levels - 1)
+        rows = []
+        for mean, s, k in zip(law.mean.double(), std, chosen, strict=True):  # (D, levels) of one example at a time
+            logits = -0.5 * ((mean[..., None] - grid) / s[..., None]) ** 2
+            rows.append(torch.log_softmax(logits, -1).gather(-1, k[..., None]).sum())
+        return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class ContinuousTerms:
+    """The bound of each example and its parts, nats (batch,)."""
+
+    total: Tensor
+    prior: Tensor
+    diffusion: Tensor
+    reconstruction: Tensor
+
+
+def diffusion_nats(denoiser: Denoiser, x0: Tensor, u: Tensor, ticking: Clock, eps: Tensor, cond: Cond = None) -> Tensor:
+    """1/2 (-dlambda/du) |eps - eps_guess|^2 at clock times u (batch,): of expectation the bound's middle term for uniform u."""
+    process: Gaussian = denoiser.process  # type: ignore[assignment]
+    x = process.state(x0).double()
+    t, point, dt = ticking.at(u, x)
+    guess = process.state(denoiser((point.alpha * x + point.sigma * eps).to(x0.dtype), t, cond).mean)
+    error = point.alpha / point.sigma * (x - guess)
+    return 0.5 * sum_event((-log_snr_slope(point) * dt) * error.square())
+
+
+def prior_nats(process: Gaussian, x0: Tensor, high: float) -> Tensor:
+    """KL(q(x_1 | x) || p(x_1))."""
+    t = torch.full((len(x0),), high, dtype=torch.float64, device=x0.device)
+    top = process.at(t, process.state(x0))
+    return process.marginal(x0.double(), t).kl(process.prior(x0.shape, top))
+
+
+def reconstruction_nats(
+    denoiser: Denoiser, x0: Tensor, low: float, eps: Tensor, cond: Cond = None, levels: int | None = None
+) -> Tensor:
+    """-log p(x | x_0) given a draw of x_0: VDM's softmax over grey levels, or, for continuous data, the density of
+    N(guess, v), v the denoiser's own variance where it knows it and (sigma/alpha)^2 where it does not."""
+    process: Gaussian = denoiser.process  # type: ignore[assignment]
+    x = process.state(x0).double()
+    t = torch.full((len(x0),), low, dtype=torch.float64, device=x0.device)
+    point = process.at(t, x)
+    xt, ratio = point.alpha * x + point.sigma * eps, point.sigma / point.alpha
+    if levels is not None:
+        return -Softmax(levels).log_prob(Normal(xt / point.alpha, ratio), x)
+    guess = denoiser(xt.to(x0.dtype), t, cond)
+    known = isinstance(guess, Estimate) and guess.variance is not None
+    std = guess.variance.double().sqrt() if known else ratio  # type: ignore[union-attr]
+    return -Normal(process.state(guess.mean).double(), std).log_prob(x)
+
+
+def continuous_bound(
+    denoiser: Denoiser,
+    x0: Tensor,
+    rng: Rng,
+    cond: Cond = None,
+    *,
+    levels: int | None = None,
+    draws: int = 100,
+    even_in: str = "log-snr",
+    start: float | None = None,
+) -> ContinuousTerms:
+    """The bound of each example by `draws` noise levels, spread evenly over log-SNR or over t from one offset of its own.
+
+    Levels None: continuous data. Raises UsageProblem for processes without log-SNR, or grey levels in another basis.
+    """
+    process = denoiser.process
+    ticking = clock(process, start, "bound in continuous time")
+    if draws < 1 or even_in not in ("log-snr", "time"):
+        raise UsageProblem(f"the bound needs draws of 1 or more, even in log-snr or time, not {draws} and {even_in!r}")
+    if levels is not None and not isinstance(process.basis, Identity):  # type: ignore[union-attr]
+        raise UsageProblem(
+            "grey levels are not independent in this process's basis, so its bound has no decoder for them"
+        )
+    if even_in == "time":
+        ticking = Clock(ticking.process, ticking.low, ticking.high, None)
+    offset = rng.uniform().to(x0.device)
+    diffusion = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+    for i in range(draws):
+        u, eps = (offset + i / draws) % 1.0, rng.normal(*x0.shape[1:], dtype=torch.float64).to(x0.device)
+        diffusion = diffusion + diffusion_nats(denoiser, x0, u, ticking, eps, cond) / draws
+    eps = rng.normal(*x0.shape[1:], dtype=torch.float64).to(x0.device)
+    prior = prior_nats(ticking.process, x0, ticking.high)
+    reconstruction = reconstruction_nats(denoiser, x0, ticking.low, eps, cond, levels)
+    return ContinuousTerms(prior + diffusion + reconstruction, prior, diffusion, reconstruction)

@@ -1,0 +1,109 @@
+r"""The density that the probability-flow ODE gives to data, by the change of variables along it (2011.13456, sec. 4.3):
+
+    log p(x_0) = log p_1(x_1) + int_0^1 div v(x_t, t) dt,      dx/dt = v = (sigma'/sigma) x + (alpha' - alpha sigma'/sigma) D(x, t)
+
+The divergence of the linear part is known; only that of the denoiser D is computed: exactly, one product with its Jacobian
+per dimension, or by Hutchinson's E[z^T J z] with probes z that each example keeps for its whole way.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..denoisers.denoiser import Cond, Denoiser
+from ..errors import UsageProblem, unknown
+from ..laws import Normal, sum_event
+from ..rng import Rng
+from ..scalars import times
+from . import ode
+from .clock import Clock, clock
+
+EXACT_UP_TO = 64
+SOLVERS = {"adaptive": None, "heun": ode.HEUN, "rk4": ode.RK4}
+DIVERGENCES = ("auto", "exact", "rademacher", "gaussian")
+
+
+def probes_for(x: Tensor, divergence: str, probes: int, rng: Rng) -> Tensor | None:
+    """Directions (probes, *x.shape) along which the divergence is measured; None: along every axis."""
+    if divergence not in DIVERGENCES:
+        raise UsageProblem(f"divergence is {divergence!r}, but takes {', '.join(DIVERGENCES)}")
+    if probes < 1:
+        raise UsageProblem(f"probes is {probes}, but the divergence needs at least 1")
+    if divergence == "exact" or (divergence == "auto" and x[0].numel() <= EXACT_UP_TO):
+        return None
+    if divergence == "gaussian":
+        return rng.normal(probes, *x.shape[1:], dtype=x.dtype).to(x.device).transpose(0, 1)
+    signs = 2 * rng.integers(2, probes, *x.shape[1:]) - 1
+    return signs.to(x).transpose(0, 1)
+
+
+def guess_and_divergence(
+    denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond, weight: Tensor, probes: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """D(x, t) as a state, and sum_j weight_j dD_j/dx_j of each example, (batch,)."""
+    n = x[0].numel()
+    axes = torch.eye(n, dtype=x.dtype, device=x.device).reshape(n, 1, *x.shape[1:])
+    directions = axes if probes is None else probes
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        guess = denoiser.process.state(denoiser(x, t, cond).mean)
+        for i, z in enumerate(directions):
+            keep = i + 1 < len(directions)
+            (pulled,) = torch.autograd.grad(guess, x, (weight * z).expand_as(guess), keep, materialize_grads=True)
+            total += sum_event(pulled * z).double()
+    return guess.detach(), total if probes is None else total / len(probes)
+
+
+@torch.no_grad()
+def flow_nats(
+    denoiser: Denoiser,
+    x: Tensor,
+    rng: Rng,
+    cond: Cond = None,
+    *,
+    solver: str = "adaptive",
+    steps: int = 100,
+    tolerance: float = 1e-5,
+    divergence: str = "auto",
+    probes: int = 1,
+    start: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """-log p(x), nats (batch,), float64, of data x (batch, *event); and the evaluations each example took.
+
+    The flow begins at `start` (see `clock`), where the density is that of data blurred by sigma/alpha. Raises UsageProblem
+    for processes without a flow, Problem where the flow breaks down.
+    """
+    if solver not in SOLVERS:
+        raise unknown("solver", solver, SOLVERS)
+    if steps < 1 or not tolerance > 0:
+        raise UsageProblem(f"a flow needs steps of 1 or more and a tolerance above 0, not {steps} and {tolerance:g}")
+    process = denoiser.process
+    ticking: Clock = clock(process, start, "probability flow")
+    bottom, top = process.points([ticking.low, ticking.high])
+    begin = process.state(x.double())
+    directions = probes_for(begin, divergence, probes, rng)
+    shape = begin.shape[1:]
+
+    def field(u: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        state = y[:, :-1].reshape(-1, *shape)
+        t, point, dt = ticking.at(u, state)
+        along = point.dsigma / point.sigma
+        on_guess = (point.dalpha - along * point.alpha) * dt
+        own = None if cond is None else {name: value[rows] for name, value in cond.items()}
+        chosen = None if directions is None else directions[:, rows]
+        guess, divergence = guess_and_divergence(denoiser, state, t, own, on_guess.expand_as(state), chosen)
+        velocity = along * dt * state + on_guess * guess
+        change = sum_event((along * dt).expand_as(state)) + divergence
+        return torch.cat([velocity.flatten(1) if velocity.ndim > 1 else velocity[:, None], change[:, None]], 1)
+
+    scaled = times(bottom.alpha, begin)
+    y = torch.cat([scaled.reshape(len(x), -1), torch.zeros(len(x), 1).to(scaled)], 1)
+    table = SOLVERS[solver]
+    y, calls = ode.adaptive(field, y, tolerance) if table is None else ode.fixed(field, table, y, steps)
+    end = y[:, :-1].reshape_as(begin)
+    prior = process.prior(x.shape, top)
+    at_noise = Normal(prior.mean.to(end), prior.std).log_prob(end)
+    stretch = sum_event(torch.as_tensor(bottom.alpha, dtype=torch.float64, device=x.device).log().expand_as(begin))
+    return -(at_noise + y[:, -1] + stretch), calls
