@@ -6,8 +6,10 @@ from .flip import Flipped
 from .matching import WEIGHTINGS, Matching
 from .objective import Loss, Objective
 from .times import LogNormal, LossSecondMoment, Stratified, Times, Uniform, UniformSteps
+from .weightings import ELBO, P2, EDMMonotone, Eps, Implied, MinSNR, Sigmoid, TruncatedSNR, Weighting, implied_weighting
 
 __all__ = [
-    "WEIGHTINGS", "Augmented", "Bound", "Flipped", "Hybrid", "LogNormal", "Loss", "LossSecondMoment", "Matching", "Objective",
-    "Stratified", "Times", "Uniform", "UniformSteps",
+    "ELBO", "P2", "WEIGHTINGS", "Augmented", "Bound", "EDMMonotone", "Eps", "Flipped", "Hybrid", "Implied", "LogNormal", "Loss",
+    "LossSecondMoment", "Matching", "MinSNR", "Objective", "Sigmoid", "Stratified", "Times", "TruncatedSNR", "Uniform",
+    "UniformSteps", "Weighting", "implied_weighting",
 ]  # fmt: skip

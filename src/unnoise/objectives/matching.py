@@ -23,8 +23,10 @@ from ..rng import Rng
 from ..scalars import Scalar, times
 from .objective import Loss, Objective
 from .times import Times
+from .weightings import NAMED, Weighting
 
-WEIGHTINGS: dict[str, Callable[[Point], Scalar]] = {"constant": lambda c: 1.0}
+WEIGHTINGS: dict[str, Callable[[Point], Scalar]] = {"constant": lambda c: 1.0, **NAMED}
+"""By name: "constant" weights what is compared; the others weight the error in eps, whatever is compared."""
 
 
 def mean_event(x: Tensor) -> Tensor:
@@ -36,7 +38,7 @@ class Matching(Objective):
     r"""E_t weight(t) mean_d (F_guess - F_true)^2, with F the kind that is compared.
 
     compare   "eps", "x0", "v", "score", "velocity", or "F": the output of the denoiser's own network.
-    weighting a name of WEIGHTINGS, or any function of the point (its log_snr, alpha, sigma).
+    weighting a name of WEIGHTINGS, a `Weighting` with its parameters, or any function of the point (its log_snr, alpha, sigma).
     times     the distribution of t.
     drop      the probability with which an example loses its condition, for classifier-free guidance.
     """
@@ -58,7 +60,8 @@ class Matching(Objective):
         self.compare, self.times, self.drop = compare, times, drop
         self.weighting = WEIGHTINGS[weighting] if isinstance(weighting, str) else weighting
 
-    def _relation(self, denoiser: Denoiser, point: Point) -> tuple[Scalar, Scalar]:
+    def relation(self, denoiser: Denoiser, point: Point) -> tuple[Scalar, Scalar]:
+        """(p, q) of what is compared."""
         if self.compare == "F":
             if not isinstance(denoiser, NetworkDenoiser):
                 raise UsageProblem(
@@ -66,6 +69,12 @@ class Matching(Objective):
                 )
             return denoiser.preconditioning.relation(point)
         return relation(self.compare, point)
+
+    def weight(self, point: Point, q: Scalar, density: Tensor) -> Scalar:
+        """The factor on the squared error of what is compared, for times drawn with `density` over t."""
+        if isinstance(self.weighting, Weighting):
+            return self.weighting.on(point, q, density)
+        return self.weighting(point)
 
     def forward(self, denoiser: Denoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:
         process = denoiser.process
@@ -78,9 +87,10 @@ class Matching(Objective):
     def compare_at(self, denoiser: Denoiser, x0: Tensor, xt: Tensor, t: Tensor, cond: Cond, importance: Tensor) -> Loss:
         """The loss at given times and states."""
         point = denoiser.process.with_derivatives(t, xt)
-        _, q = self._relation(denoiser, point)
+        _, q = self.relation(denoiser, point)
         error = denoiser.process.state(denoiser(xt, t, cond).mean - x0)
-        weight = torch.as_tensor(self.weighting(point), dtype=torch.float64, device=x0.device).reshape(-1)
+        weight = self.weight(point, q, self.times.density(denoiser.process, t))
+        weight = torch.as_tensor(weight, dtype=torch.float64, device=x0.device).reshape(-1)
         unweighted = weight.to(x0.dtype) * mean_event(times(q, error).square())
         return Loss(importance.to(x0.dtype) * unweighted, t=t, unweighted=unweighted.detach())
 

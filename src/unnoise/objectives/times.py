@@ -6,6 +6,8 @@ estimate of the loss under the distribution the objective means.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,10 @@ class Times(nn.Module):
     def draw(self, process: Process, rng: Rng) -> Tensor:
         raise NotImplementedError
 
+    def density(self, process: Process, t: Tensor) -> Tensor:
+        """Density over t of the distribution that the objective means, importance weights included: 1 where it is uniform."""
+        return torch.ones_like(t)
+
     def observe(self, t: Tensor, loss: Tensor) -> None:
         """Told, after each step, which losses (batch,) were seen at which times."""
 
@@ -36,6 +42,9 @@ class Uniform(Times):
 
     def draw(self, process: Process, rng: Rng) -> Tensor:
         return self.start + (1 - self.start) * rng.uniform()
+
+    def density(self, process: Process, t: Tensor) -> Tensor:
+        return torch.full_like(t, 1 / (1 - self.start))
 
 
 class UniformSteps(Times):
@@ -67,6 +76,9 @@ class Stratified(Times):
             return (t * self.steps).floor().add(1).clamp(max=self.steps) / self.steps
         return self.start + (1 - self.start) * t
 
+    def density(self, process: Process, t: Tensor) -> Tensor:
+        return torch.full_like(t, 1 if self.steps is not None else 1 / (1 - self.start))
+
 
 class LogNormal(Times):
     """EDM's: ln(sigma / alpha) normal with mean p_mean and standard deviation p_std (2206.00364, table 1)."""
@@ -78,6 +90,13 @@ class LogNormal(Times):
     def draw(self, process: Gaussian, rng: Rng) -> Tensor:
         log_ratio = self.p_mean + self.p_std * rng.normal(dtype=torch.float64)
         return process.schedule.time(-2 * log_ratio).clamp(min=1e-12)
+
+    def density(self, process: Gaussian, t: Tensor) -> Tensor:
+        """N(ln(sigma/alpha); p_mean, p_std^2) d ln(sigma/alpha)/dt."""
+        alpha, sigma = process.schedule.alpha(t), process.schedule.sigma(t)
+        dalpha, dsigma = process.schedule.derivatives(t)
+        z = ((sigma / alpha).log() - self.p_mean) / self.p_std
+        return torch.exp(-0.5 * z * z) / (self.p_std * math.sqrt(2 * math.pi)) * (dsigma / sigma - dalpha / alpha)
 
 
 class LossSecondMoment(Times):
