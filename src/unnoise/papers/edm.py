@@ -174,11 +174,14 @@ def _compare(lab, better, worse, count=64):
 
 
 @claim(
-    EDM,
-    "With 19 evaluations, Heun is closer to the exact flow than Euler, both on the rho = 7 grid",
-    "section 3, figure 2",
+    EDM, "With 35 evaluations, the paper's number, Heun is closer to the exact flow than Euler", "section 3, figure 2"
 )
-def heun_beats_euler(lab) -> Finding:
+def heun_beats_euler_at_35(lab) -> Finding:
+    return _compare(lab, (Heun(), Karras(18)), (Euler(), Karras(35)))
+
+
+@claim(EDM, "With 19 evaluations, Heun is closer to the exact flow than Euler already", "section 3, figure 2")
+def heun_beats_euler_at_19(lab) -> Finding:
     return _compare(lab, (Heun(), Karras(10)), (Euler(), Karras(19)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import os
 import time
@@ -29,7 +31,8 @@ def verify(
 ) -> dict[str, Any]:
     """All checks and claims of a paper, as the dictionary that is written to `results`/SLUG.json.
 
-    Claims already measured (by this version of the experiment) are taken from the lab's folder unless `fresh`.
+    Claims already measured, by the same experiment (its source) with the same seeds, are taken from the lab's folder unless
+    `fresh`.
     """
     recipe = find(slug)
     record: dict[str, Any] = {
@@ -62,7 +65,8 @@ def _measure(slug: str, claim: Claim, lab: Lab, fresh: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"name": claim.name, "statement": claim.statement, "source": claim.source}
     if claim.measure is None:
         return {**row, "verdict": "not testable at this scale", "reason": claim.reason}
-    file = lab.root / "claims" / slug / f"{claim.name}.json"
+    version = hashlib.sha256(f"{inspect.getsource(claim.measure)}{lab.seeds}".encode()).hexdigest()[:12]
+    file = lab.root / "claims" / slug / f"{claim.name}-{version}.json"
     if file.exists() and not fresh:
         return json.loads(file.read_text())
     lab.used, start = {}, time.monotonic()
