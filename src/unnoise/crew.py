@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 from .errors import Problem
 from .training.distributed import on_main
 
-__all__ = ["crew", "fail_together", "on_main"]
+__all__ = ["crew", "disband", "fail_together", "on_main"]
 
 
 def crew() -> Any:
@@ -20,6 +21,13 @@ def crew() -> Any:
     from accelerate import PartialState
 
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def disband() -> None:
+    """Take leave of the other processes; the interpreter may otherwise abort while it ends."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def fail_together(state: Any, problem: Problem | None) -> None:

@@ -115,10 +115,15 @@ def test_a_wrong_request_is_told_in_a_sentence(refused, tmp_path, argv, says):
     assert not list(tmp_path.iterdir())
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    for env, more in (({}, ["--debug"]), ({"UNNOISE_DEBUG": "1"}, [])):
-        done = process("cite", "dpm", *more, cwd=tmp_path, env=env)
-        assert done.returncode == 1 and "Traceback" in done.stderr
+def test_debug_shows_the_traceback(cli, monkeypatch, tmp_path):
+    from unnoise.errors import UsageProblem
+
+    with pytest.raises(UsageProblem, match="did you mean 'ddpm'"):
+        cli("cite", "dpm", "--debug")
+    monkeypatch.setenv("UNNOISE_DEBUG", "1")
+    with pytest.raises(UsageProblem, match="did you mean 'ddpm'"):
+        cli("cite", "dpm")
+    monkeypatch.delenv("UNNOISE_DEBUG")
     done = process("cite", "dpm", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
 

@@ -53,11 +53,12 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, number):
     run = tmp_path / "run"
     with subprocess.Popen(command(*words, "--out", run), env=ENV, stderr=subprocess.PIPE, text=True) as p:
         deadline = time.monotonic() + 120
-        while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        while not (run / "metrics.jsonl").exists() and p.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         p.send_signal(number)
-        sentence = p.stderr.read().splitlines()[-1]
-    assert p.returncode == 128 + number
+        said = p.stderr.read()
+    assert p.returncode == 128 + number, said
+    sentence = said.splitlines()[-1]
     assert sentence.startswith(f"unnoise: stopped by {signal.Signals(number).name} after step ")
     assert sentence.endswith(f"continue with `unnoise train --resume {run}`") and "of 120" in sentence
     assert Run.open(run).steps() and Run.open(run).steps()[-1] < 120

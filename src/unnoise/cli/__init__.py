@@ -44,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return told(lambda: _dispatch(argv), debug)
     finally:
         sys.argv = before
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from ..crew import disband
+
+            disband()
 
 
 def _dispatch(argv: list[str]) -> int:
