@@ -133,7 +133,7 @@ class Chain(Method):
             return UniformGrid(self.steps or 100)(process)
         ticking = clock(process, None, "chain")
         u = torch.linspace(1, 0, (self.steps or 100), dtype=torch.float64)
-        return [*process.points(ticking.time(u)), CLEAN]
+        return [*process.points(ticking.time(u)[0]), CLEAN]
 
     def nats(self, denoiser, x, rng, cond, levels):
         points = self.points(denoiser)

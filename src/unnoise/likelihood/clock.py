@@ -21,28 +21,44 @@ LEAST_RATIO, MOST_RATIO = 1e-3, 1e4
 
 @dataclass(frozen=True)
 class Clock:
-    """t(u): from `low` (nearly data) to `high` (noise); `log_snrs` are their log-SNRs, or None: even in t."""
+    """t(u), from `low` (nearly data) to `high` (noise).
+
+    `knots` None: even in t. Otherwise times and slopes at even u, between which t is a cubic of continuous slope: to find the
+    time of a log-SNR can cost more than a network.
+    """
 
     process: Gaussian
     low: float
     high: float
-    log_snrs: tuple[float, float] | None
+    knots: tuple[Tensor, Tensor] | None = None
 
-    def time(self, u: Tensor) -> Tensor:
-        if self.log_snrs is None:
-            return self.low + (self.high - self.low) * u
-        a, b = self.log_snrs
-        with torch.no_grad():
-            return self.process.schedule.time(a + (b - a) * u).clamp(self.low, self.high)
+    def time(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """t and dt/du."""
+        if self.knots is None:
+            return self.low + (self.high - self.low) * u, torch.full_like(u, self.high - self.low)
+        times, slopes = (k.to(u.device) for k in self.knots)
+        n = len(times) - 1
+        i = (u * n).floor().long().clamp(0, n - 1)
+        v, rise = u * n - i, times[i + 1] - times[i]
+        a, b = slopes[i] / n - rise, rise - slopes[i + 1] / n
+        bump, between = v * (1 - v), (1 - v) * a + v * b
+        return times[i] + v * rise + bump * between, n * (rise + (1 - 2 * v) * between + bump * (b - a))
 
     def at(self, u: Tensor, x: Tensor) -> tuple[Tensor, Point, Tensor]:
         """t, its point for states x, and dt/du, for u of shape (batch,)."""
-        t = self.time(u)
+        t, slope = self.time(u)
         point = self.process.with_derivatives(t, x)
-        if self.log_snrs is None:
-            return t, point, torch.full_like(t, self.high - self.low).reshape(point.t.shape)
-        a, b = self.log_snrs
-        return t, point, (b - a) / log_snr_slope(point)
+        return t, point, slope.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _even_in_log_snr(process: Gaussian, low: float, high: float, count: int = 2000) -> Clock:
+    schedule = process.schedule
+    with torch.no_grad():
+        a, b = schedule.log_snr(torch.tensor([low, high], dtype=torch.float64))
+        times = schedule.time(torch.linspace(0, 1, count + 1, dtype=torch.float64) * (b - a) + a).clamp(low, high)
+        times[0], times[-1] = low, high
+        points = process.with_derivatives(times, times)
+    return Clock(process, low, high, (times, ((b - a) / log_snr_slope(points)).detach()))
 
 
 def log_snr_slope(point: Point) -> Tensor:
@@ -66,7 +82,7 @@ def clock(process: Process, start: float | None, what: str) -> Clock:
         raise UsageProblem(f"start is {start}, but must lie between 0 (data) and 1 (noise)")
     clean, noise = process.points([0.0, 1.0])
     if isinstance(noise.ratio, Tensor):
-        return Clock(process, start or 1e-4, 1 - 1e-6 if bool((noise.alpha == 0).any()) else 1.0, None)
+        return Clock(process, start or 1e-4, 1 - 1e-6 if bool((noise.alpha == 0).any()) else 1.0)
     schedule = process.schedule
     if start is None and (steps := getattr(schedule, "steps", None)):
         start = 1 / steps
@@ -74,7 +90,4 @@ def clock(process: Process, start: float | None, what: str) -> Clock:
     wanted = torch.tensor([-2 * math.log(least), -2 * math.log(most)], dtype=torch.float64)
     with torch.no_grad():
         low, high = schedule.time(wanted).clamp(0, 1).tolist()
-        low = low if start is None else start
-        high = 1.0 if most == noise.ratio else high
-        a, b = schedule.log_snr(torch.tensor([low, high], dtype=torch.float64)).tolist()
-    return Clock(process, low, high, (a, b))
+    return _even_in_log_snr(process, low if start is None else start, 1.0 if most == noise.ratio else high)

@@ -110,7 +110,7 @@ def continuous_bound(
             "grey levels are not independent in this process's basis, so its bound has no decoder for them"
         )
     if even_in == "time":
-        ticking = Clock(ticking.process, ticking.low, ticking.high, None)
+        ticking = Clock(ticking.process, ticking.low, ticking.high)
     offset = rng.uniform().to(x0.device)
     diffusion = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     for i in range(draws):
