@@ -126,7 +126,7 @@ class FromBetas(VariancePreserving):
     def __init__(self, betas: Tensor):
         super().__init__()
         betas = _double(betas)
-        if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
+        if betas.ndim != 1 or not (betas.is_meta or bool(((betas > 0) & (betas < 1)).all())):
             raise UsageProblem("betas must be a vector of numbers strictly between 0 and 1")
         self.steps = len(betas)
         falls = 0.5 * torch.log1p(-betas)

@@ -1,0 +1,113 @@
+"""Law 12 and what every paper's file promises: it builds at both sizes, its checks hold, it learns real images in seconds."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from unnoise.data import load
+from unnoise.errors import UsageProblem
+from unnoise.model import Model, train_model
+from unnoise.networks import UNetOptions
+from unnoise.papers import find, shelf, slugs
+from unnoise.recipe import Recipe, Sampling, Spec
+from unnoise.rng import Rng
+from unnoise.samplers import DDIM, Heun, Integers, Karras
+from unnoise.training import TrainingOptions
+
+COLOUR = Spec((3, 32, 32), tuple("abcdefghij"))
+SMALL = UNetOptions(channels=32, mult=(1,), blocks=1, attention=())
+CHECKS = [(slug, check) for slug, recipe in shelf().items() for check in recipe.info.checks]
+
+
+@pytest.mark.parametrize("preset", ["laptop", "paper"])
+@pytest.mark.parametrize("slug", slugs())
+def test_presets_build_and_give_images_back(slug, preset):
+    recipe = find(slug).preset(preset)
+    with torch.device("meta"):
+        denoiser = recipe.denoiser(COLOUR)
+        cond = {"label": torch.zeros(2, dtype=torch.int64)} if recipe.conditional else None
+        output = denoiser.network(torch.zeros(2, 3, 32, 32), torch.zeros(2), cond)
+    assert output.shape == (2, 6 if denoiser.learned_range else 3, 32, 32)
+
+
+@pytest.mark.parametrize("slug", slugs())
+@pytest.mark.parametrize("preset", ["laptop", "paper"])
+def test_options_survive_json(slug, preset):
+    recipe = find(slug).preset(preset)
+    assert find(slug).from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+@pytest.mark.parametrize(("slug", "check"), CHECKS, ids=[f"{slug}-{check.name}" for slug, check in CHECKS])
+def test_exact_checks_hold(slug, check):
+    row = check.run()
+    assert row["holds"], row
+
+
+@pytest.mark.parametrize("slug", slugs())
+def test_every_paper_has_what_the_shelf_shows(slug):
+    info = find(slug).info
+    assert info.slug == slug and info.summary and info.claims and info.checks
+    assert info.arxiv in info.bibtex() and info.title in info.bibtex()
+    assert len({claim.name for claim in info.claims if claim.measure}) == sum(
+        c.measure is not None for c in info.claims
+    )
+    assert all(claim.reason for claim in info.claims if claim.measure is None)
+
+
+@torch.no_grad()
+def held_out_error(model: Model) -> float:
+    """Mean square error of the guess of held-out digits at sigma / alpha = 1/2, relative to their variance.
+
+    The best guess that knows only the variance, the linear one, has 1 / (1 + std^2 / 0.25), about 0.4.
+    """
+    data = load("digits", "held-out")
+    x0, process = data.batch(range(len(data))).x, model.denoiser.process
+    t = process.schedule.time(torch.tensor(1.3862943611198906, dtype=torch.float64)).expand(len(x0))
+    xt = process.corrupt(x0, t, Rng.from_seeds(range(len(x0))))
+    cond = {"label": data.labels} if model.recipe.conditional else None
+    return float((model.denoiser(xt, t, cond).mean - x0).square().mean() / x0.var())
+
+
+@pytest.mark.parametrize("slug", slugs())
+def test_it_learns_digits_in_seconds(slug, tmp_path):
+    training = TrainingOptions(steps=120, batch_size=64, lr=3e-3, ema=2000, precision="fp32", checkpoint_every=60)
+    recipe = replace(find(slug).laptop(), data="digits", network=SMALL, training=training)
+    model, result = train_model(recipe, load("digits"), tmp_path / "run", preview=False)
+    assert result.steps == 120
+    std = model.spec.std
+    linear = 0.25 / (std**2 + 0.25)
+    error = held_out_error(model)
+    assert error < 0.6 * linear, (error, linear)  # a network that learned only the scale of the data gives `linear`
+    few = Sampling(DDIM(), Integers(5)) if hasattr(recipe, "timesteps") else Sampling(Heun(), Karras(5))
+    images = model.sample(range(4), few)
+    assert images.shape == (4, 1, 8, 8) and images.isfinite().all()
+    again = Model.load(tmp_path / "run").sample([2], few)
+    torch.testing.assert_close(again[0], images[2], atol=2e-2, rtol=0)
+
+
+def test_unknown_names_are_told_in_a_sentence():
+    with pytest.raises(UsageProblem, match="did you mean 'ddpm'"):
+        find("ddpn")
+    with pytest.raises(UsageProblem, match="unknown preset"):
+        find("ddpm").preset("huge")
+    with pytest.raises(UsageProblem, match="no option 'colour'"):
+        find("ddpm").from_dict({"colour": 1})
+    with pytest.raises(UsageProblem, match="no labels"):
+        find("edm").laptop().denoiser(Spec((1, 8, 8)))
+
+
+def test_sampling_can_be_changed_by_name():
+    sampling = (
+        find("edm").laptop().sampling().changed(sampler="churn", grid="log-snr", steps=7, options={"s_churn": "3"})
+    )
+    assert sampling.describe()["s_churn"] == 3.0 and sampling.grid.steps == 7 and sampling.grid.name == "log-snr"
+    with pytest.raises(UsageProblem, match="unknown option 'churn'"):
+        sampling.changed(options={"churn": "3"})
+    with pytest.raises(UsageProblem, match="s_churn takes"):
+        sampling.changed(options={"s_churn": "much"})
+
+
+def test_recipe_of_a_paper_is_a_recipe():
+    assert all(issubclass(recipe, Recipe) for recipe in shelf().values())
