@@ -35,7 +35,7 @@ from torch import Tensor
 
 from ..errors import UsageProblem, unknown
 from ..processes.gaussian import Point
-from ..scalars import Scalar, expm1, sqrt, times
+from ..scalars import Scalar, expm1, plus, sqrt, times
 
 NODES = [(float(x + 1) / 2, float(w) / 2) for x, w in zip(*np.polynomial.legendre.leggauss(16), strict=True)]
 """Gauss-Legendre on [0, 1]: exact to rounding for these integrands, until a step spans a factor of 10^3 in noise."""
@@ -238,9 +238,9 @@ def adams(order: int) -> list[float]:
 
 
 def combine(*terms: tuple[Scalar, Tensor]) -> Tensor:
-    """The sum of coefficient times tensor, in the tensors' type, with one new tensor in memory."""
+    """The sum of coefficient times tensor, in the tensors' type: a pass over memory for each term."""
     (first, x), *rest = terms
     out = times(first, x)
-    for c, y in rest:
-        out = out + times(c, y) if isinstance(c, Tensor) else out.add_(y, alpha=c)
+    for i, (c, y) in enumerate(rest):
+        out = plus(out, c, y) if i == 0 or isinstance(c, Tensor) else out.add_(y, alpha=c)  # in place, once it is ours
     return out

@@ -92,7 +92,8 @@ class Adams(Step):
             self.coordinate == "steps"
         ):  # even weights integrate m dt, not m dc: an error of order 2 in each unit of time
             return min(self.terms, 2)
-        return min(self.terms, 2) if self.formula == "published" else self.terms + self.corrector
+        accuracy = min(self.terms, 2) if self.formula == "published" else self.terms + self.corrector
+        return min(accuracy, 2) if self.descend else accuracy  # one step of order 1 leaves an error of order 2
 
     @property
     def order(self) -> int | None:  # type: ignore[override]
