@@ -8,6 +8,7 @@ processes, whatever the device, and a training can resume at any step without ha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -79,12 +80,12 @@ class Rng:
     def _fill(self, draw, event: Sequence[int], dtype: torch.dtype) -> Tensor:
         out = torch.empty(len(self.keys), *event, dtype=dtype)
         for row, generator in zip(out.unbind(0), self._streams, strict=True):
-            draw(row, generator)
+            draw(row, generator=generator)
         return out.to(self.device)
 
     def normal(self, *event: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers, shape `(len(self), *event)`; drawn in float32, then cast."""
-        return self._fill(lambda row, g: row.normal_(generator=g), event, torch.float32).to(dtype)
+        return self._fill(Tensor.normal_, event, torch.float32).to(dtype)
 
     def normal_like(self, x: Tensor) -> Tensor:
         """Standard normal numbers of the shape, type and device of `x`, whose first axis is the batch."""
@@ -92,11 +93,11 @@ class Rng:
 
     def uniform(self, *event: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Uniform numbers in [0, 1), shape `(len(self), *event)`, drawn in float64."""
-        return self._fill(lambda row, g: row.uniform_(generator=g), event, torch.float64).to(dtype)
+        return self._fill(Tensor.uniform_, event, torch.float64).to(dtype)
 
     def integers(self, high: int, *event: int) -> Tensor:
         """Uniform integers in [0, high), shape `(len(self), *event)`, int64."""
-        return self._fill(lambda row, g: row.random_(high, generator=g), event, torch.int64)
+        return self._fill(partial(Tensor.random_, to=high), event, torch.int64)
 
     def bernoulli(self, p: float, *event: int) -> Tensor:
         """True with probability `p`, shape `(len(self), *event)`."""

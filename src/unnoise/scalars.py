@@ -31,7 +31,9 @@ def log(a: Scalar) -> Scalar:
 
 def times(coefficient: Scalar, x: Tensor) -> Tensor:
     """`coefficient * x` in the type of `x`: coefficients are computed in float64 and cast last."""
-    return x * coefficient.to(x.dtype) if isinstance(coefficient, Tensor) else x * coefficient
+    if isinstance(coefficient, Tensor):
+        return x * coefficient.to(x.dtype)
+    return x if coefficient == 1 else x * coefficient
 
 
 def plus(x: Tensor, coefficient: Scalar, y: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ class Together(Rng):
 
     def _fill(self, draw, event, dtype):
         out = torch.empty(self.batch, *event, dtype=torch.float64 if dtype.is_floating_point else dtype)
-        draw(out, self.source)
+        draw(out, generator=self.source)
         return out
 
     def normal(self, *event, dtype=torch.float64):
