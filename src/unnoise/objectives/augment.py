@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..denoisers.denoiser import Cond, Denoiser
 from ..rng import Rng
-from .objective import Loss, Objective
+from .objective import Around, Loss, Objective
 
 PARAMETERS = 9
 """Length of cond["augment"]: flips (2), log2 scale (1), rotation cos - 1 and sin (2), anisotropy (2), shift (2)."""
 
 
-class Augmented(Objective):
+class Augmented(Around):
     r"""An objective on images that are bent at random, each kind of bending with `probability` (2206.00364, app. F.2).
 
     Mirror left-right (always drawn, one in two) and top-bottom, scale (log2 std 0.2), rotation (full circle), stretch
@@ -26,11 +26,8 @@ class Augmented(Objective):
     """
 
     def __init__(self, objective: Objective, probability: float):
-        super().__init__()
-        self.objective, self.turns, self.probability = objective, objective.turns, probability
-
-    def parameters_of(self, denoiser: Denoiser, turn: str):
-        return self.objective.parameters_of(denoiser, turn)
+        super().__init__(objective)
+        self.probability = probability
 
     def forward(self, denoiser: Denoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:
         matrix, parameters = self.draw(rng)
@@ -39,9 +36,6 @@ class Augmented(Objective):
         untouched = (parameters == 0).all(1).reshape(-1, 1, 1, 1)
         cond = {**(cond or {}), "augment": parameters.to(x0.dtype)}
         return self.objective(denoiser, torch.where(untouched, x0, bent), cond, rng, turn)
-
-    def observe(self, loss: Loss) -> None:
-        self.objective.observe(loss)
 
     def draw(self, rng: Rng) -> tuple[Tensor, Tensor]:
         """Matrices (batch, 3, 3) from output to input coordinates, and the nine parameters (batch, 9), float64."""

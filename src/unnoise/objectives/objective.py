@@ -43,3 +43,19 @@ class Objective(nn.Module):
 
     def observe(self, loss: Loss) -> None:
         """Called after each step with the losses of the global batch; adaptive distributions of t learn from it."""
+
+
+class Around(Objective):
+    """An objective on examples that are changed first: everything but `forward` is the inner one's."""
+
+    def __init__(self, objective: Objective):
+        super().__init__()
+        self.objective, self.turns = objective, objective.turns
+        if hasattr(objective, "turn_options"):
+            self.turn_options = objective.turn_options
+
+    def parameters_of(self, denoiser: Denoiser, turn: str) -> Iterable[nn.Parameter]:
+        return self.objective.parameters_of(denoiser, turn)
+
+    def observe(self, loss: Loss) -> None:
+        self.objective.observe(loss)

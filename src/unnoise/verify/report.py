@@ -7,13 +7,11 @@ import inspect
 import json
 import os
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import Problem
 from ..papers import find
 from ..training import provenance
 from .claims import Claim
@@ -70,12 +68,7 @@ def _measure(slug: str, claim: Claim, lab: Lab, fresh: bool) -> dict[str, Any]:
     if file.exists() and not fresh:
         return json.loads(file.read_text())
     lab.used, start = {}, time.monotonic()
-    try:
-        finding = claim.measure(lab)
-    except Problem:
-        raise
-    except Exception as error:
-        raise Problem(f"the experiment {claim.name} of {slug} failed: {error}\n{traceback.format_exc()}") from error
+    finding = claim.measure(lab)
     row |= {"verdict": finding.verdict, **asdict(finding)}
     row["seconds"] = round(time.monotonic() - start, 1)
     row["models"] = {name: round(seconds, 1) for name, seconds in lab.used.items()}
