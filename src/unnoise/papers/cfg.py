@@ -5,7 +5,7 @@ eps~ = eps(z, null) + weight (eps(z, c) - eps(z, null));   the paper's w is weig
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,7 +15,7 @@ from ..networks import UNetOptions, published
 from ..objectives import Matching, Objective, Uniform
 from ..oracles import Mixture
 from ..processes import Gaussian
-from ..recipe import Recipe, Sampling, Spec, Training
+from ..recipe import Recipe, Sampling, Spec
 from ..rng import Rng
 from ..samplers import Ancestral
 from ..samplers import Uniform as Grid
@@ -47,14 +47,6 @@ class CFG(Recipe):
     """Between the smallest (0) and the largest (1) reverse variance, in the logarithm: the paper's v."""
     sampling_steps: int = 128
     """Steps of the sampler."""
-    network: UNetOptions = field(
-        default_factory=lambda: UNetOptions(channels=32, mult=(1, 2, 2), blocks=2, attention=(4,))
-    )
-    training: Training = field(
-        default_factory=lambda: TrainingOptions(
-            steps=4000, batch_size=64, lr=1e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=500
-        )
-    )
 
     @classmethod
     def paper(cls) -> CFG:

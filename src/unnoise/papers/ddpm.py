@@ -5,7 +5,7 @@ q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t),   L_simple = E_{t, x_0, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -14,12 +14,12 @@ import torch
 from ..denoisers import Denoiser, NetworkDenoiser
 from ..denoisers import preconditioning as pre
 from ..likelihood import Discretised
-from ..networks import UNetOptions, published
+from ..networks import published
 from ..objectives import Bound, Matching, Objective, UniformSteps
 from ..oracles import gaussian
 from ..processes import Gaussian
 from ..processes.gaussian import decay
-from ..recipe import Recipe, Sampling, Spec, Training
+from ..recipe import Recipe, Sampling, Spec
 from ..samplers import Ancestral, Integers, sample
 from ..schedules import FromBetas, linear_betas
 from ..training.options import TrainingOptions
@@ -46,14 +46,6 @@ class DDPM(Recipe):
     """The unweighted error, or the true variational bound."""
     variance: Literal["small", "large"] = "large"
     """The fixed variance of the reverse steps: beta~ or beta."""
-    network: UNetOptions = field(
-        default_factory=lambda: UNetOptions(channels=32, mult=(1, 2, 2), blocks=2, attention=(4,))
-    )
-    training: Training = field(
-        default_factory=lambda: TrainingOptions(
-            steps=4000, batch_size=64, lr=1e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=500
-        )
-    )
 
     @classmethod
     def paper(cls) -> DDPM:

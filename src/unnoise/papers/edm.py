@@ -6,19 +6,19 @@ D(x; sigma) = c_skip x + c_out F(c_in x; c_noise),   ln sigma ~ N(-1.2, 1.2^2) i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from ..denoisers import Denoiser, NetworkDenoiser
 from ..denoisers import preconditioning as pre
-from ..networks import UNetOptions, published
+from ..networks import published
 from ..objectives import Augmented, LogNormal, Matching, Objective
 from ..objectives.augment import PARAMETERS
 from ..oracles import Mixture
 from ..processes import Gaussian
-from ..recipe import Recipe, Sampling, Spec, Training
+from ..recipe import LAPTOP_TRAINING, Recipe, Sampling, Spec, Training
 from ..rng import Rng
 from ..samplers import Churn, Euler, Heun, Karras, sample
 from ..schedules import EDM as Schedule
@@ -57,14 +57,7 @@ class EDM(Recipe):
     """Steps of the sampler: twice as many evaluations, less one."""
     s_churn: float = 0.0
     """Noise added while sampling; 0 samples deterministically."""
-    network: UNetOptions = field(
-        default_factory=lambda: UNetOptions(channels=32, mult=(1, 2, 2), blocks=2, attention=(4,))
-    )
-    training: Training = field(
-        default_factory=lambda: TrainingOptions(
-            steps=4000, batch_size=64, lr=2e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=500
-        )
-    )
+    training: Training = replace(LAPTOP_TRAINING, lr=2e-3)
 
     @classmethod
     def paper(cls) -> EDM:

@@ -5,7 +5,7 @@ log s^2 = frac log beta + (1 - frac) log beta~,   L_hybrid = L_simple + 0.001 L_
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -18,7 +18,7 @@ from ..networks import UNetOptions, published
 from ..objectives import Bound, Hybrid, LossSecondMoment, Matching, Objective, UniformSteps
 from ..oracles import gaussian
 from ..processes import Gaussian
-from ..recipe import Recipe, Sampling, Spec, Training
+from ..recipe import LAPTOP_NETWORK, Recipe, Sampling, Spec
 from ..rng import Rng
 from ..samplers import Ancestral, Integers
 from ..schedules import FromBetas, cosine_betas, linear_betas
@@ -49,14 +49,7 @@ class ImprovedDDPM(Recipe):
     """Draw steps by the second moment of their losses (meant for the bound)."""
     sampling_steps: int = 100
     """Steps of the sampler."""
-    network: UNetOptions = field(
-        default_factory=lambda: UNetOptions(channels=32, mult=(1, 2, 2), blocks=2, attention=(4,), heads=4)
-    )
-    training: Training = field(
-        default_factory=lambda: TrainingOptions(
-            steps=4000, batch_size=64, lr=1e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=500
-        )
-    )
+    network: UNetOptions = replace(LAPTOP_NETWORK, heads=4)
 
     @classmethod
     def paper(cls) -> ImprovedDDPM:
