@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unnoise.networks import UNetOptions
 from unnoise.runtime import autocast, best_precision, tune_allocator
+from unnoise.training import provenance
 
 NETWORK = UNetOptions(channels=32, mult=(1, 4), blocks=1, attention=())  # attention in the middle, at 16 x 16
 BATCH, SIZE = 64, 32
@@ -177,18 +178,7 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> None:
-    """`python benchmarks/training_step.py [rounds] [wall|cpu] [result.json]`"""
-    rounds, clock = int(argv[0]) if argv else 9, argv[1] if len(argv) > 1 else "wall"
+def main(path: Path, rounds: int = 9, clock: str = "wall") -> None:
     result = run(rounds, clock)
     print(table(result))
-    text = json.dumps(result, indent=1)
-    if len(argv) > 2:
-        with open(argv[2], "w") as file:
-            file.write(text + "\n")
-    else:
-        print(text)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    path.write_text(json.dumps({**provenance(), **result}, indent=1) + "\n")

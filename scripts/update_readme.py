@@ -48,7 +48,16 @@ def _import(r: dict) -> list[str]:
     ]
 
 
-ROWS = {"quality-per-minute": _quality, "import-time": _import}
+def _step(r: dict) -> list[str]:
+    rate, speed = r["images_per_second"], f"{r['times_diffusers']:.2f} times diffusers"
+    return [
+        f"| training step, U-Net of {r['parameters']['unnoise'] / 1e6:.1f} M, 64 images of 3x32x32, {r['threads']} threads "
+        f"| {rate['unnoise']:.0f} images/s, {100 * r['of_gemm_2048']:.0f} % of the bf16 matrix product "
+        f"| {rate['diffusers']:.0f} images/s, diffusers' example ({speed}) |"
+    ]
+
+
+ROWS = {"training-step": _step, "quality-per-minute": _quality, "import-time": _import}
 
 
 def updated(text: str) -> str:
