@@ -23,16 +23,31 @@ from unnoise.processes import Gaussian
 from unnoise.rng import Rng, stream
 from unnoise.samplers import (
     DDIM,
+    DEIS,
+    IPNDM,
+    PNDM,
+    RK45,
+    SEEDS,
+    Adams,
+    Adaptive,
     Ancestral,
     AnnealedLangevin,
     Churn,
     Corrector,
+    DPMSolver,
+    DPMSolverAdaptive,
+    DPMSolverFast,
+    DPMSolverMultistep,
+    DPMSolverPlus,
     Euler,
     EulerMaruyama,
     Heun,
     Langevin,
     PredictorCorrector,
     ReverseDiffusion,
+    SDEDPMSolverMultistep,
+    SingleStep,
+    UniPC,
     grids,
 )
 
@@ -89,6 +104,36 @@ STEPS = {
     "predictor-corrector": PredictorCorrector(corrector=AnnealedLangevin(corrections=1, h=0.05)),
     "predictor, then corrector": PredictorCorrector(Heun(), AnnealedLangevin(corrections=2, h=0.05), "predictor"),
 }
+STEPS |= {
+    "rectified adams": Adams(3, "velocity", "rectified"),
+    "rosenbrock adams": Adams(3, "v", scale=0.7),
+    "dpm-solver++ 2m": DPMSolverMultistep(formula="published"),
+    "dpm-solver++ 3m": DPMSolverMultistep(3),
+    "dpm-solver++ 3m, published": DPMSolverMultistep(3, formula="published"),
+    "deis": DEIS(),
+    "ipndm": IPNDM(),
+    "unipc": UniPC(),
+    "unipc-3": UniPC(3, formula="bh1", descend=False),
+    "pndm": PNDM(),
+    "s-pndm": PNDM("S"),
+    "plms": PNDM("short"),
+    "dpm-solver-2": DPMSolver(2, formula="taylor"),
+    "dpm-solver-3": DPMSolver(),
+    "dpm-solver++ 2s": DPMSolverPlus(),
+    "single step in v": SingleStep(3, "v", "angle", "taylor", 0.4),
+    "dpm-solver fast": DPMSolverFast(remainder=1),
+    "sde-dpm-solver++ 2m": SDEDPMSolverMultistep(),
+    "sde-dpm-solver++ 3m": SDEDPMSolverMultistep(3, eta=0.5, brownian=True),
+    "seeds-1": SEEDS(1),
+    "seeds-2": SEEDS(2),
+    "seeds-3": SEEDS(),
+    "seeds-2, noise": SEEDS(2, "eps", formula="taylor", brownian=True),
+    "seeds-3, F": SEEDS(3, "v", "log-sine", scale=0.5),
+    "rk45": RK45(),
+    "dpm-solver adaptive": DPMSolverAdaptive(),
+}
+IN_NOISE = {name for name, step in STEPS.items() if isinstance(step, (Adams, SingleStep))}  # that know no other time
+ADAPTIVE = {name for name, step in STEPS.items() if isinstance(step, Adaptive)}
 CORRECTORS = {
     name for name, step in STEPS.items() if isinstance(step, Corrector)
 }  # by themselves: biased, and orderless

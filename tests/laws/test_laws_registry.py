@@ -24,7 +24,10 @@ ABSTRACT = {VariancePreserving}
     ],
 )
 def test_every_part_is_put_to_the_laws(base, instances):
-    missing = parts.registered(base) - ABSTRACT - {type(part) for part in instances.values()}
+    parts_of = {
+        c for c in parts.registered(base) - ABSTRACT if base is not Step or c.name
+    }  # a step without a name is abstract
+    missing = parts_of - {type(part) for part in instances.values()}
     assert not missing, f"add an instance of {sorted(c.__name__ for c in missing)} to tests/laws/laws_parts.py"
 
 

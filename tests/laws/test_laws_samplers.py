@@ -146,10 +146,15 @@ def test_type_of_the_state(step, dtype):
 
 @pytest.mark.parametrize("step", parts.STEPS)
 def test_evaluations_are_those_declared(step):
+    walker = parts.STEPS[step]
     for steps in (1, 2, 9):
         denoiser = Elementwise(parts.process("EDM"))
-        sample(denoiser, parts.STEPS[step], Karras(steps), (2, 3))
-        assert denoiser.calls == parts.STEPS[step].evaluations(steps)
+        if steps < getattr(walker, "least_steps", 1):
+            with pytest.raises(UsageProblem, match=f"take {walker.least_steps} steps or more"):
+                sample(denoiser, walker, Karras(steps), (2, 3))
+            continue
+        sample(denoiser, walker, Karras(steps), (2, 3))
+        assert walker.evaluations(steps) in (None, denoiser.calls)
 
 
 def test_a_step_to_clean_data_is_the_guess():
@@ -160,6 +165,8 @@ def test_a_step_to_clean_data_is_the_guess():
     for walker in parts.STEPS.values():
         if isinstance(walker, (Churn, Corrector, PredictorCorrector)):
             continue  # they move at t first
+        if getattr(walker, "least_steps", 1) > 1:
+            continue  # no such walk
         out = sample(denoiser, walker, lambda p: [t, *Uniform(1)(p)[1:]], (2, 3), start=x, dtype=torch.float64)
         torch.testing.assert_close(out, guess, rtol=1e-6, atol=1e-7)
 

@@ -84,7 +84,7 @@ class Adaptive(Step):
             left = end - now[going]
             h = torch.minimum(size[going], left.abs()) * left.sign()
             tried, difference, scale, order = self.attempt(denoise, x[going], now[going], h, going)
-            error = (difference / scale).double().flatten(1).square().mean(1).sqrt()
+            error = (difference / scale).double().reshape(len(going), -1).square().mean(1).sqrt()
             kept = error <= 1
             final = h.abs() >= left.abs() * (1 - 1e-12)
             x[going[kept]] = tried[kept]

@@ -25,10 +25,9 @@ class Brownian:
         self.keys, self.event, self.device = rng.spawn(0xB40).keys, tuple(event), rng.device
         self.kappa, self.depth, self.span = kappa, depth, span
         self.zero = torch.zeros(len(self.keys), *self.event)
-        self._pieces: list[
-            tuple[int, Tensor]
-        ] = []  # at each level: which piece the walk is in, the value in its middle
-        self._last: tuple[float, Tensor] | None = None
+        self._root: tuple[tuple[float, Tensor], tuple[float, Tensor]] | None = None
+        self._halves: list[tuple[int, Tensor]] = []  # at each level: the piece the walk is in, the path in its middle
+        self._last: tuple[int, float, Tensor] | None = None  # the last answer: its piece, clock and value
 
     def _clock(self, l: float) -> float:
         return math.exp(min(2 * self.kappa * l, 700.0))
