@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train a paper's model on a data set, or go on with a run",
     "sample": "draw samples from a run: pictures, or thousands of files",
     "eval": "score samples against the data, with floors and intervals",
+    "likelihood": "bits per dimension of held-out data, exact or bounded",
     "verify": "check and measure what a paper claims",
 }
 MODULES = {"eval": "evaluate"}
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(argv: list[str]) -> int:
     command, *rest = argv or ["--help"]
     if command in ("-h", "--help", "help"):
-        print(HELP.format(commands="\n".join(f"  {name:<8}{text}" for name, text in COMMANDS.items())), end="")
+        print(HELP.format(commands="\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())), end="")
         return 0
     if command in ("-V", "--version"):
         print(f"unnoise {__version__}")

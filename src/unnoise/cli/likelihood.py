@@ -1,0 +1,177 @@
+"""`unnoise likelihood RUN`: bits per dimension of held-out data, by the flow or by a bound."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from ..errors import UsageProblem
+from .parse import parse
+from .show import Counter, print_json
+
+
+@dataclass(frozen=True)
+class LikelihoodForm:
+    """-log2 of the probability that a run's model gives to images, in bits per dimension of their own grey levels.
+
+    The flow gives a density, of images spread over the bins of their levels; continuous bounds it in continuous time,
+    bound along the chain of steps, importance by several trajectories of the chain together. RUN/likelihood.json keeps
+    the result of each method.
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """A folder that `unnoise train` made."""
+    method: Literal["flow", "continuous", "bound", "importance"] = "flow"
+    """How it is computed, or bounded."""
+    data: str | None = None
+    """Other data than the run's own."""
+    split: Literal["held-out", "train"] = "held-out"
+    """Which of its images."""
+    count: int = 128
+    """Number of images, spread over the split."""
+    seed: int = 0
+    """Seed of the first image's random numbers."""
+    unlabelled: bool = False
+    """Leave the labels of a class-conditional model's data out."""
+    solver: Literal["adaptive", "heun", "rk4"] | None = None
+    """flow: adaptive steps, or --steps even ones in log-SNR."""
+    steps: int | None = None
+    """flow: of the solver heun or rk4; bound, importance: of the chain, all of them if left out."""
+    tolerance: float | None = None
+    """flow: of the adaptive solver."""
+    divergence: Literal["auto", "exact", "rademacher", "gaussian"] | None = None
+    """flow: exact (as many gradients as an image has numbers), or estimated with random probes."""
+    probes: int | None = None
+    """flow: random probes for each image."""
+    draws: int | None = None
+    """flow: dequantised images for each; continuous: noise levels for each."""
+    samples: int | None = None
+    """importance: trajectories for each image."""
+    weights: str = "ema"
+    """ema, model (as trained, without averaging), or ema-power-..."""
+    step: int | None = None
+    """The checkpoint of this step; the newest if left out."""
+    batch_size: int = 32
+    """Images at a time. It does not change their likelihoods."""
+    json: bool = False
+    """Print JSON for machines."""
+
+
+OPTIONS = ("solver", "steps", "tolerance", "divergence", "probes", "draws", "samples")
+
+
+def run(argv: list[str]) -> None:
+    form = parse(LikelihoodForm, argv, "likelihood")
+    if form.count < 1 or form.batch_size < 1:
+        raise UsageProblem("--count and --batch-size must be 1 or more")
+    method = method_of(form)
+    from ..model import Model
+
+    model = Model.load(form.run, form.weights, form.step)
+    bits, parts, calls, name = measure(model, form, method)
+    result = summary(bits, parts, calls) | {
+        "method": describe(method), "data": name, "split": form.split, "seed": form.seed, "levels": model.spec.levels,
+        "unlabelled": form.unlabelled, "run": model.source,
+    }  # fmt: skip
+    keep(form.run / "likelihood.json", method.name, result)
+    if form.json:
+        print_json(result)
+        return
+    what = "bits per dimension" if method.name == "flow" else "bits per dimension at most"
+    print(
+        f"{result['bits']:.4f} ± {result['standard_error']:.4f} {what}, {form.count:,} images of {name} ({form.split})"
+    )
+    for part, value in result["parts"].items():
+        print(f"  {part:<15}{value:9.4f}")
+    print(f"  {result['evaluations']:,.0f} evaluations an image; written to {form.run / 'likelihood.json'}")
+
+
+def method_of(form: LikelihoodForm) -> Any:
+    """The method with the options that were given. Raises UsageProblem for those that it does not take."""
+    from dataclasses import fields
+
+    from ..likelihood import METHODS
+
+    kind = METHODS[form.method]
+    known = {field.name for field in fields(kind)}
+    given = {name: value for name in OPTIONS if (value := getattr(form, name)) is not None}
+    for name in given:
+        if name not in known:
+            takes = ", ".join(f"--{option}" for option in OPTIONS if option in known)
+            raise UsageProblem(f"--{name} is no option of --method {form.method}, which takes {takes}")
+    if form.steps is not None and form.method == "flow" and form.solver in (None, "adaptive"):
+        raise UsageProblem("--steps of the flow needs --solver heun or rk4; the adaptive solver takes --tolerance")
+    return kind(**given)
+
+
+def measure(model: Any, form: LikelihoodForm, method: Any) -> tuple[Any, dict[str, Any], Any, str]:
+    """Bits per dimension of each image, their parts, evaluations, and the name of the data."""
+    import torch
+
+    from ..data import load
+    from ..likelihood import likelihood
+    from ..rng import Rng
+
+    shape = model.spec.shape
+    data = load(form.data or model.recipe.data, form.split, size=tuple(shape[1:]), channels=shape[0])
+    if data.levels != model.spec.levels:
+        raise UsageProblem(
+            f"{data.name} has {data.levels} grey levels and this model's data have {model.spec.levels}, "
+            "so their bits cannot be compared; choose other --data"
+        )
+    if form.count > len(data):
+        raise UsageProblem(f"--count is {form.count:,}, but {data.name} ({form.split}) has {len(data):,} images")
+    rows = torch.linspace(0, len(data) - 1, form.count).round().long()
+    found = []
+    with Counter("likelihood", form.count, sys.stderr is not None) as counter:
+        for first in range(0, form.count, form.batch_size):
+            batch = data.batch(rows[first : first + form.batch_size])
+            cond = None if form.unlabelled else model.recipe.condition(batch.cond)
+            rng = Rng.from_seeds(range(form.seed + first, form.seed + first + len(batch)))
+            found.append(likelihood(model, batch.x, method, cond=cond, rng=rng))
+            counter(first + len(batch))
+    parts = {name: torch.cat([f.parts[name] for f in found]) for name in found[0].parts}
+    return torch.cat([f.bits for f in found]), parts, torch.cat([f.evaluations for f in found]), data.name
+
+
+def summary(bits: Any, parts: dict[str, Any], calls: Any) -> dict[str, Any]:
+    """Means over the images, and the standard error of the first."""
+    count = len(bits)
+    return {
+        "bits": float(bits.mean()),
+        "standard_error": float(bits.std() / count**0.5) if count > 1 else 0.0,
+        "count": count,
+        "parts": {name: float(value.mean()) for name, value in parts.items()},
+        "evaluations": float(calls.double().mean()),
+    }
+
+
+def describe(method: Any) -> dict[str, Any]:
+    """Its name and options, for JSON."""
+    from dataclasses import fields, is_dataclass
+
+    told: dict[str, Any] = {"name": method.name}
+    for field in fields(method):
+        value = getattr(method, field.name)
+        plain = value is None or isinstance(value, (str, int, float))
+        told[field.name] = value if plain else str(value) if is_dataclass(value) else type(value).__name__
+    return told
+
+
+def keep(path: Path, name: str, result: dict[str, Any]) -> None:
+    """The results of every method so far, this one's renewed."""
+    import json
+
+    from .evaluate import write_result
+
+    before = {}
+    if path.exists():
+        try:
+            before = json.loads(path.read_text("utf-8"))["methods"]
+        except (ValueError, KeyError, TypeError):
+            before = {}
+    write_result(path, {"methods": {**before, name: result}})
