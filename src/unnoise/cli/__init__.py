@@ -37,6 +37,9 @@ unnoise --version, --help, and --debug (anywhere: a mistake shows its traceback)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for a problem, 2 for a wrong request, 128 + n for signal n."""
+    # Threads that wait for each other let go of the processor after a while (a third of a millisecond, read when torch is
+    # imported): on a machine that is shared, spinning on is what makes two threads many times slower than one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv or os.environ.get("UNNOISE_DEBUG", "0") not in ("", "0")
     argv = [word for word in argv if word != "--debug"]
