@@ -71,6 +71,7 @@ def _measure(slug: str, claim: Claim, lab: Lab, fresh: bool) -> dict[str, Any]:
     finding = claim.measure(lab)
     row |= {"verdict": finding.verdict, **asdict(finding)}
     row["seconds"] = round(time.monotonic() - start, 1)
+    row |= {name: value for name, value in provenance().items() if name in ("created", "commit")}
     row["models"] = {name: round(seconds, 1) for name, seconds in lab.used.items()}
     write_json(file, row)
     return row
