@@ -129,7 +129,7 @@ def test_reverse_diffusion_of_the_chains():
         denoiser = oracle(schedule)
         process = denoiser.process
         at, below = process.points([t, s])
-        score = denoiser.score(x, torch.full((2,), t).double())
+        score = denoiser.score(x, torch.full((2,), t, dtype=torch.float64))
         b = float(betas[499]) if schedule is CHAIN else at.sigma**2 - below.sigma**2
         kept = math.sqrt(1 - b) if schedule is CHAIN else 1.0
         denoise = Denoise(denoiser, 2, None, torch.device("cpu"))
