@@ -76,24 +76,31 @@ def run(denoiser, step, grid, start: torch.Tensor) -> torch.Tensor:
 def ours(truth: Truth, calls: int):
     """(name, grid, error) of the family: what is extrapolated, in what, by how many terms, corrected or not."""
     process, straight = Gaussian(EDM(80.0)), Gaussian(Rectified())
-    grids = {f"karras to {low}": (process, Karras(calls, low)) for low in (0.002, 0.02)}
-    grids["log-snr to 0.002"] = (process, LogSNR(calls, 0.002))
+    grids = {
+        f"karras {r} to {low}": (process, Karras(calls, low, rho=r)) for r, low in product((7, 4), (0.002, 0.02, 0.1))
+    }
+    grids |= {f"log-snr to {low}": (process, LogSNR(calls, low)) for low in (0.002, 0.02)}
     grids["rectified uniform"] = (straight, Uniform(calls, start=80 / 81))
     for (name, (at, grid)), terms in product(grids.items(), (2, 3)):
         denoiser = truth.data.denoiser(at)
         start = truth.noise * grid(at)[0].sigma
-        for (variable, coordinate), corrector in product(VARIABLES, (False, True)):
-            step = Adams(terms, variable, coordinate, corrector)
-            label = f"{variable} in {coordinate}, {terms} terms{', corrected' if corrector else ''}"
+        for (variable, coordinate), corrector, last in product(VARIABLES, (False, True), ("guess", "extrapolate")):
+            if last == "extrapolate" and coordinate == "log-snr":
+                continue  # it has no end
+            step = Adams(terms, variable, coordinate, corrector, last=last)
+            label = f"{variable} in {coordinate}, {terms} terms{', corrected' * corrector}{', to the end' * (last != 'guess')}"
             yield label, name, truth.error(run(denoiser, step, grid, start), 80.0)
     for label, step in (("heun", Heun()), ("dpm-solver-3", DPMSolver()), ("dpm-solver-2", DPMSolver(2))):
         steps = next((n for n in range(calls, 1, -1) if step.evaluations(n) <= calls), None)
         if steps is not None:
             out = run(truth.data.denoiser(process), step, Karras(steps), truth.noise * 80)
-            yield label, "karras to 0.002", truth.error(out, 80.0)
+            yield label, "karras 7 to 0.002", truth.error(out, 80.0)
 
 
-VARIABLES = (("x0", "log-snr"), ("eps", "log-snr"), ("velocity", "rectified"), ("v", "log-snr"), ("v", "angle"))
+VARIABLES = (
+    ("x0", "log-snr"), ("eps", "log-snr"), ("eps", "ratio"), ("velocity", "rectified"), ("velocity", "log-snr"), ("v", "log-snr"),
+    ("v", "angle"),
+)  # fmt: skip
 
 
 def diffusers(truth: Truth, calls: int):
@@ -163,12 +170,11 @@ def walk(truth: Truth, scheduler, calls: int):
             )
         used += 1
         eps = truth.eps(x / alpha, ratio) if alpha > 1e-6 else x
-        if kind.startswith("EDM"):
-            output = edm_output(x, eps, sigma, scheduler.config.sigma_data)
-            scheduler.scale_model_input(x, t)
+        scheduler.scale_model_input(x, t)
+        if kind == "IPNDMScheduler":  # its network predicts v, of which nothing counts where there is no signal
+            output = (eps - sigma * x) / alpha if alpha > 1e-6 else x
         else:
-            scheduler.scale_model_input(x, t)
-            output = eps
+            output = edm_output(x, eps, sigma, scheduler.config.sigma_data) if kind.startswith("EDM") else eps
         x = scheduler.step(output, t, x).prev_sample
     return (x, first) if used <= calls else (None, first)
 
