@@ -21,7 +21,7 @@ from ..rng import Rng, stream
 class Brownian:
     """B(nu(l)) for the examples of `rng`, shape `(len(rng), *event)`, tied to its keys and not to what was drawn from it."""
 
-    def __init__(self, rng: Rng, event: Sequence[int], kappa: float = 1.0, *, depth: int = 11, span: float = 12.0):
+    def __init__(self, rng: Rng, event: Sequence[int], kappa: float = 1.0, *, depth: int = 14, span: float = 12.0):
         self.keys, self.event, self.device = rng.spawn(0xB40).keys, tuple(event), rng.device
         self.kappa, self.depth, self.span = kappa, depth, span
         self.zero = torch.zeros(len(self.keys), *self.event)

@@ -1,0 +1,139 @@
+"""One Brownian path for all step counts, and the orders of stochastic members in law and along the path."""
+
+import math
+
+import pytest
+import torch
+
+from unnoise.denoisers.denoiser import Denoiser
+from unnoise.laws import Estimate
+from unnoise.oracles import gaussian
+from unnoise.processes import Gaussian
+from unnoise.rng import Rng
+from unnoise.samplers import SEEDS, Brownian, SDEDPMSolverMultistep, sample
+from unnoise.schedules import EDM
+
+PROCESS = Gaussian(EDM(80.0))
+LIKE = torch.zeros(1, 4000, dtype=torch.float64)
+
+
+def path(kappa=1.0, seed=0, **options):
+    return Brownian(Rng.from_seeds([seed]), (4000,), kappa, **options)
+
+
+@pytest.mark.parametrize("kappa", [1.0, 0.5, -1.0])
+@pytest.mark.parametrize("steps", [3, 40, 2000])
+def test_increments_are_standard_and_independent(kappa, steps):
+    """Also with several points in one piece of the last level (2000 steps)."""
+    walk, at = path(kappa), [-3 + 6 * i / steps for i in range(steps + 1)]
+    draws = torch.stack([walk.normal(a, b, LIKE)[0] for a, b in zip(at[:-1], at[1:], strict=True)][-40:])
+    assert float(draws.mean(1).abs().max()) < 5 / 4000**0.5
+    assert float((draws.square().mean(1) - 1).abs().max()) < 5 * (2 / 4000) ** 0.5
+    correlation = draws @ draws.T / 4000 - torch.eye(len(draws), dtype=torch.float64) * draws.square().mean(1)
+    assert float(correlation.abs().max()) < 5.5 / 4000**0.5
+
+
+@pytest.mark.parametrize("kappa", [1.0, -1.0])
+def test_the_path_is_the_same_whatever_the_steps(kappa):
+    coarse, fine = path(kappa), path(kappa)
+    a = coarse.normal(-3.0, 3.0, LIKE)
+    at = [-3 + 6 * i / 32 for i in range(33)]
+    clock = [math.exp(2 * kappa * l) for l in at]
+    parts = [
+        fine.normal(x, y, LIKE) * abs(v - u) ** 0.5 for x, y, u, v in zip(at, at[1:], clock, clock[1:], strict=False)
+    ]
+    whole = torch.stack(parts).sum(0) / abs(clock[-1] - clock[0]) ** 0.5
+    torch.testing.assert_close(whole, a, rtol=0, atol=1e-4)  # float32 numbers, aligned with the pieces of the tree
+    assert not torch.equal(path(kappa, seed=1).normal(-3.0, 3.0, LIKE), a)
+
+
+def test_a_walk_may_begin_in_pure_noise():
+    walk = path()
+    first, second = walk.normal(-math.inf, -2.0, LIKE), walk.normal(-2.0, 0.0, LIKE)
+    assert float((first.square().mean() - 1).abs()) < 0.12 and abs(float((first * second).mean())) < 0.08
+
+
+class OneHot(Rng):
+    """Row k of the batch is 1 at the k-th draw and 0 at all others: the columns of a sampler's linear map."""
+
+    def __init__(self, batch):
+        super().__init__([], (0,))
+        self.batch, self.next = batch, 2
+
+    def normal(self, *event, dtype=torch.float64):
+        out = torch.zeros(self.batch, *event, dtype=torch.float64)
+        out[self.next] = 1
+        self.next += 1
+        return out
+
+
+def levels(steps, top=-1.5, low=1.6):
+    half_log_snr = [top + (low - top) * i / steps for i in range(steps + 1)]
+    return PROCESS.points(PROCESS.schedule.time(2 * torch.tensor(half_log_snr, dtype=torch.float64)))
+
+
+def slope(errors, counts):
+    return math.log(errors[0] / errors[-1]) / math.log(counts[-1] / counts[0])
+
+
+@pytest.mark.parametrize(
+    "step, exact",
+    [
+        (SEEDS(1), True),
+        (SEEDS(2), True),
+        (SEEDS(2, "velocity"), True),
+        (SEEDS(3), False),
+        (SEEDS(3, "eps"), False),
+        (SDEDPMSolverMultistep(1), True),
+        (SDEDPMSolverMultistep(2), True),
+        (SDEDPMSolverMultistep(3), False),
+        (SDEDPMSolverMultistep(3, "eps"), False),
+    ],
+    ids=str,
+)
+def test_order_in_law(step, exact):
+    """On Gaussian data the sampler is affine: its variance, exactly. The stages of SEEDS share one path, or this is 1 for all."""
+    denoiser, errors, counts = gaussian(torch.zeros(1).double(), 0.25).denoiser(PROCESS), [], (40, 80, 160)
+    for steps in counts:
+        points = levels(steps)
+        rows = 2 + steps * getattr(step, "stages", 1)
+        start = torch.zeros(rows, 1, dtype=torch.float64)
+        start[1] = 1
+        out = sample(denoiser, step, lambda _: points, start.shape, rng=OneHot(rows), start=start, dtype=torch.float64)  # noqa: B023
+        slopes = out[1:, 0] - out[0, 0]
+        variance = float(slopes[0] ** 2 * (0.25 + points[0].sigma ** 2) + slopes[1:].square().sum())
+        errors.append(abs(variance - 0.25 - points[-1].sigma ** 2))
+    if exact:
+        assert slope(errors, counts) == pytest.approx(step.weak_order, abs=0.15), errors
+    else:  # an order more of the deterministic part helps while steps are large
+        assert slope(errors, counts) > step.weak_order - 0.15, errors
+
+
+class TwoPoints(Denoiser):
+    """The exact denoiser of x_0 = -1 or 1, which touches each number alone."""
+
+    process = PROCESS
+
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, xt, t, cond=None):
+        point = self.process.at(t, xt)
+        return Estimate(torch.tanh(xt * point.alpha / point.sigma**2))
+
+
+@pytest.mark.parametrize("step", [SEEDS(1), SEEDS(2), SEEDS(3), SDEDPMSolverMultistep(2)], ids=str)
+def test_order_along_the_path(step):
+    """Against many steps along the same path: 1, as the noise is additive; along other paths nothing converges."""
+    from dataclasses import replace
+
+    step, counts, ends = replace(step, brownian=True), (8, 16, 32, 256), []
+    for steps in counts:
+        points = levels(steps, -1.5, 0.0)
+        start = torch.linspace(-6, 6, 400, dtype=torch.float64)[None]
+        ends.append(sample(TwoPoints(), step, lambda _: points, start.shape, start=start, dtype=torch.float64))  # noqa: B023
+    errors = [float((end - ends[-1]).square().mean().sqrt()) for end in ends[:-1]]
+    assert slope(errors, counts[:3]) > step.strong_order - 0.3, errors
+    points, other = levels(32, -1.5, 0.0), Rng.from_seeds([1])
+    away = sample(TwoPoints(), step, lambda _: points, start.shape, start=start, rng=other, dtype=torch.float64)
+    assert float((away - ends[-1]).square().mean().sqrt()) > 10 * errors[-1]
