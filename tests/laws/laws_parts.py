@@ -47,6 +47,7 @@ from unnoise.samplers import (
     ReverseDiffusion,
     SDEDPMSolverMultistep,
     SingleStep,
+    Straight,
     UniPC,
     grids,
 )
@@ -148,6 +149,7 @@ GRIDS = {
     "quad": grids.Integers(10, "quadratic"),
     "karras": grids.Karras(10),
     "log-snr": grids.LogSNR(10),
+    "straight": Straight(10),
 }
 
 

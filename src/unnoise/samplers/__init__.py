@@ -13,11 +13,12 @@ from .ode import Churn, Euler, Heun
 from .pndm import PNDM
 from .sde import EulerMaruyama, ReverseDiffusion
 from .singlestep import SEEDS, DPMSolver, DPMSolverFast, DPMSolverPlus, SingleStep
+from .straight import Straight
 
 __all__ = [
     "DDIM", "DEIS", "GRIDS", "IPNDM", "PNDM", "RK45", "SAMPLERS", "SEEDS", "Adams", "Adaptive", "Ancestral", "AnnealedLangevin",
     "Brownian", "Churn", "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep", "DPMSolverPlus",
     "Denoise", "Euler", "EulerMaruyama", "Flow", "Grid", "Heun", "Integers", "Karras", "Ladder", "Langevin", "LogSNR",
-    "PredictorCorrector", "Quadratic", "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Step", "UniPC", "Uniform",
+    "PredictorCorrector", "Quadratic", "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Step", "Straight", "UniPC", "Uniform",
     "sample",
 ]  # fmt: skip
