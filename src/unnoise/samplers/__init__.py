@@ -19,6 +19,7 @@ __all__ = [
     "DDIM", "DEIS", "GRIDS", "IPNDM", "PNDM", "RK45", "SAMPLERS", "SEEDS", "Adams", "Adaptive", "Ancestral", "AnnealedLangevin",
     "Brownian", "Churn", "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep", "DPMSolverPlus",
     "Denoise", "Euler", "EulerMaruyama", "Flow", "Grid", "Heun", "Integers", "Karras", "Ladder", "Langevin", "LogSNR",
-    "PredictorCorrector", "Quadratic", "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Step", "Straight", "UniPC", "Uniform",
+    "PredictorCorrector", "Quadratic", "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Step",
+    "Straight", "UniPC", "Uniform",
     "sample",
 ]  # fmt: skip

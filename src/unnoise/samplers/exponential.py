@@ -7,7 +7,7 @@ Along x = alpha x_0 + sigma eps, for every gauge g(alpha, sigma) that is homogen
 (g_alpha, g_sigma: partial derivatives), so a gauge chooses what a solver takes to be smooth, and treats the rest exactly:
 
     gauge                 m                                           clock c              known as
-    x0        sigma       -x_0                                        -alpha/sigma         DPM-Solver++, xAB
+    x0        -sigma      x_0                                         -alpha/sigma         DPM-Solver++, xAB
     eps       alpha       eps                                         sigma/alpha          DDIM, DPM-Solver, PNDM, DEIS, zAB
     velocity  d alpha + sigma             d eps - x_0                 sigma/(d alpha + sigma), / d    rectified flows, vAB
     v         |(d alpha, sigma)|          v-prediction at d = 1       angle, / d           EDM's F, SEEDS-F, Rosenbrock (REAB)
@@ -18,8 +18,8 @@ coordinate xi of the noise level, and integrates polynomial times dc exactly:
     x_s = g_s / g_t x_t + sum_j B_j m_j,    B_j = g_s \int_t^s l_j(xi) dc,    l_j Lagrange's polynomials of the k nodes.
 
 Exponential integrators take xi = log(alpha/sigma), plain ones their own clock. The reverse SDE of strength eta on the
-variance, d(x/alpha) = (1 + eta) (...) + noise, has the same form with the gauge g (g/alpha)^eta, the clock (1 + eta)
-(g/alpha)^-eta dc and Gaussian noise whose variance is an integral too (2305.14267, 2211.01095).
+variance, d(x/alpha) = (1 + eta) (...) + noise, has the same form with the gauge g |g/alpha|^eta, the clock (1 + eta)
+|g/alpha|^-eta dc and Gaussian noise whose variance is an integral too (2305.14267, 2211.01095).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _cos_sin(a: Scalar) -> tuple[Scalar, Scalar]:
 
 # A gauge: (alpha, sigma, d) -> (g, its derivative in alpha).
 GAUGES: dict[str, Callable[[Scalar, Scalar, float], tuple[Scalar, Scalar]]] = {
-    "x0": lambda a, b, d: (b, 0.0),
+    "x0": lambda a, b, d: (-b, 0.0),
     "eps": lambda a, b, d: (a, 1.0),
     "velocity": lambda a, b, d: (d * a + b, d),
     "v": lambda a, b, d: (g := sqrt((d * a) ** 2 + b * b), d * d * a / g),
@@ -144,24 +144,24 @@ class Flow:
     def reaches(self, point: Point) -> bool:
         """Whether gauge and coordinate are regular at a point: not so in eps at alpha = 0, say."""
         g, xi = self._gauge(point), self.at(point)
-        positive = bool((g > 0).all()) if isinstance(g, Tensor) else g > 0
-        return positive and _finite(g) and _finite(xi)
+        regular = bool((g != 0).all()) if isinstance(g, Tensor) else g != 0
+        return regular and _finite(g) and _finite(xi)
 
     def value(self, x: Tensor, u0: Tensor, t: Point) -> Tensor:
         """m = (g_alpha x_t - g x_0) / sigma, `u0` being the guess in the coordinates of the state."""
         g, slope = GAUGES[self.gauge](t.alpha, t.sigma, self.scale)
         if self.gauge == "x0":
-            return -u0
+            return u0
         return combine((-g / t.sigma, u0), (slope / t.sigma, x))
 
     def _gauge(self, t: Point) -> Scalar:
-        """g (g / alpha)^eta."""
+        """g |g / alpha|^eta."""
         g = GAUGES[self.gauge](t.alpha, t.sigma, self.scale)[0]
         if not self.eta or self.gauge == "eps":
             return g
         if not isinstance(t.alpha, Tensor) and t.alpha == 0:
             return math.inf
-        return g * (g / t.alpha) ** self.eta
+        return g * abs(g / t.alpha) ** self.eta
 
     def carry(self, t: Point, s: Point) -> Scalar:
         """The factor on x_t."""
@@ -207,7 +207,7 @@ def _integrals(where: tuple[str, str, float, float], nodes: tuple[Scalar, ...], 
         size = g(alpha, sigma, scale)[0]
         density = w * turn / size**2
         if eta:
-            density = density * (1 + eta) * (alpha / size) ** eta
+            density = density * (1 + eta) * abs(alpha / size) ** eta
         for j, basis in enumerate(_lagrange(nodes, xi)):
             totals[j] = totals[j] + density * basis
     return [(b - a) * total for total in totals]
