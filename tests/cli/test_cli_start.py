@@ -62,7 +62,7 @@ def test_help_shows_every_default_of_the_preset(cli):
     for words in (
         "--network.channels INT",
         "--steps INT",
-        "(default: 4000)",
+        "(default: 3000)",
         "--timesteps INT",
         "(default: fashion-mnist)",
     ):

@@ -9,6 +9,7 @@ import laws_parts as parts
 import pytest
 import torch
 
+from unnoise.errors import UsageProblem
 from unnoise.oracles import gaussian
 from unnoise.processes.gaussian import CLEAN
 from unnoise.samplers import PNDM, Adams, Ancestral, Churn, Euler, Heun, Integers, Karras, PredictorCorrector, sample
@@ -245,7 +246,11 @@ def test_a_point_mass_is_returned_from_anywhere():
         if "learned" in name:
             continue
         for steps in (1, 20) if "churn" not in name else (20,):
-            out = sample(denoiser, step, Integers(steps), x.shape, start=x, dtype=torch.float64)
+            try:
+                out = sample(denoiser, step, Integers(steps), x.shape, start=x, dtype=torch.float64)
+            except UsageProblem:
+                assert steps == 1  # methods of several steps refuse a walk that is shorter
+                continue
             torch.testing.assert_close(out, target, rtol=0, atol=1e-6)
 
 
