@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     if unknown:
         print(f"unknown benchmark {unknown[0]!r}; known: {', '.join(NAMES)}", file=sys.stderr)
         return 2
-    sys.argv = ["python -m benchmarks", *argv]  # what the results record as the command
+    sys.argv = ["python", "-m", "benchmarks", *argv]  # what the results record as the command
     for name in argv or NAMES:
         print(f"\n{name}", flush=True)
         path = HERE.parent / "results" / "benchmarks" / f"{name}.json"
