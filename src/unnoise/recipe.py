@@ -26,9 +26,9 @@ LAPTOP_NETWORK = UNetOptions(channels=32, mult=(1, 2, 2), blocks=1, attention=(4
 """1.2 M parameters, the widest for its time on processors that multiply 32 channels at once."""
 
 LAPTOP_TRAINING = TrainingOptions(
-    steps=3000, batch_size=64, lr=1e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=500
+    steps=1800, batch_size=64, lr=1e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=500
 )
-"""Less than ten minutes on two cores for images of 28x28."""
+"""About nine minutes on two cores for images of 28x28, at the 217 images/s that a demo showed."""
 
 
 @dataclass(frozen=True)

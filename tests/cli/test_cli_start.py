@@ -62,7 +62,7 @@ def test_help_shows_every_default_of_the_preset(cli):
     for words in (
         "--network.channels INT",
         "--steps INT",
-        "(default: 3000)",
+        "(default: 1800)",
         "--timesteps INT",
         "(default: fashion-mnist)",
     ):
