@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from unnoise.errors import unknown
+from .errors import unknown
 
 Precision = Literal["bf16", "fp16", "fp32"]
 DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

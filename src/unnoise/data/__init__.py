@@ -11,14 +11,14 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from unnoise.data.builtin import BUILTIN
-from unnoise.data.dataset import Batch, DataSet, Facts
-from unnoise.data.encoded import Size, check_options, refit
-from unnoise.data.fetch import available, get, read
-from unnoise.data.fetched import FETCHED
-from unnoise.data.levels import from_levels, to_levels, to_uint8
-from unnoise.data.splits import SPLITS
-from unnoise.errors import unknown
+from ..errors import unknown
+from .builtin import BUILTIN
+from .dataset import Batch, DataSet, Facts
+from .encoded import Size, check_options, refit
+from .fetch import available, get, read
+from .fetched import FETCHED
+from .levels import from_levels, to_levels, to_uint8
+from .splits import SPLITS
 
 __all__ = [
     "Batch",
@@ -47,7 +47,7 @@ def load(name: str | Path, split: str = "train", *, size: Size | None = None, ch
         raise unknown("split", split, SPLITS)
     name = os.fspath(name)
     if name.startswith("hf:"):
-        from unnoise.data import hub
+        from . import hub
 
         return hub.load(name, split, size=size, channels=channels)
     if name not in BUILTIN and name not in FETCHED:
@@ -68,7 +68,7 @@ def load(name: str | Path, split: str = "train", *, size: Size | None = None, ch
 
 
 def _folder(name: str, split: str, size: Size | None, channels: int | None) -> DataSet:
-    from unnoise.data import folder
+    from . import folder
 
     if not Path(name).expanduser().exists() and os.sep not in name and not name.startswith((".", "~")):
         raise unknown("data set", name, ["hf:owner/name", "a folder of images", *BUILTIN, *FETCHED])

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unnoise.data.dataset import Facts
-from unnoise.data.splits import held_out
+from .dataset import Facts
+from .splits import held_out
 
 SHIPPED = Path(__file__).parent / "shipped"
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from unnoise.errors import UsageProblem
+from ..errors import UsageProblem
 
 CAPTIONS = ("caption", "captions", "text", "prompt", "description", "sentence")
 LABELS = ("label", "labels")

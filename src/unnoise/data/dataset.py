@@ -10,8 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from unnoise.data.levels import from_levels, to_levels, to_uint8
-from unnoise.data.pixels import InMemory, Pixels
+from .levels import from_levels, to_levels, to_uint8
+from .pixels import InMemory, Pixels
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from unnoise.errors import Problem, UsageProblem
+from ..errors import Problem, UsageProblem
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no format that runs a program to be read
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
@@ -130,7 +130,7 @@ def refit(images: Tensor, size: tuple[int, int] | None, channels: int | None) ->
     channels, size = channels or images.shape[1], size or (images.shape[2], images.shape[3])
     if (channels, *size) == tuple(images.shape[1:]):
         return images
-    from unnoise.data.pictures import to_pil
+    from .pictures import to_pil
 
     mode = "L" if channels == 1 else "RGB"
     arrays = [np.asarray(fit(to_pil(x), size).convert(mode)) for x in images]

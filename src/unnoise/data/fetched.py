@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from unnoise.data.builtin import FASHION_CITATION, FASHION_CLASSES
-from unnoise.data.dataset import Facts
-from unnoise.data.packages import Package
+from .builtin import FASHION_CITATION, FASHION_CLASSES
+from .dataset import Facts
+from .packages import Package
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 (count, height, width[, 3]), labels (count,)
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unnoise.data.dataset import DataSet, Facts
-from unnoise.data.encoded import SUFFIXES, Size, check_options, header, pixels, settle
-from unnoise.data.pixels import Lazy
-from unnoise.data.splits import held_out
-from unnoise.errors import Problem
+from ..errors import Problem
+from .dataset import DataSet, Facts
+from .encoded import SUFFIXES, Size, check_options, header, pixels, settle
+from .pixels import Lazy
+from .splits import held_out
 
 HELD_OUT = ("held-out", "validation", "valid", "val", "dev", "test")  # the first that exists
 

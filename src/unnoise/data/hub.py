@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from unnoise.data.columns import Address, find_columns, read_labels
-from unnoise.data.dataset import DataSet, Facts
-from unnoise.data.encoded import Place, Size, check_options, header, pixels, settle
-from unnoise.data.folder import HELD_OUT
-from unnoise.data.pixels import Lazy
-from unnoise.data.splits import held_out
-from unnoise.errors import Problem
+from ..errors import Problem
+from .columns import Address, find_columns, read_labels
+from .dataset import DataSet, Facts
+from .encoded import Place, Size, check_options, header, pixels, settle
+from .folder import HELD_OUT
+from .pixels import Lazy
+from .splits import held_out
 
 
 def _tables(address: Address) -> dict[Any, Any]:

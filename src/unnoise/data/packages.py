@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from unnoise.errors import Problem
+from ..errors import Problem
 
 PATIENCE = 1800  # seconds
 

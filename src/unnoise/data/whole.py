@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unnoise.errors import Problem
+from ..errors import Problem
 
 _umask = os.umask(0)  # can only be read by setting it
 os.umask(_umask)

@@ -4,12 +4,12 @@ Distances take feature matrices (count, dimension), numpy or torch, and compute 
 images into such matrices. `evaluate` does the whole and gives a `Report`.
 """
 
-from unnoise.metrics.classifiers import Classifier, classifier, classify, shipped
-from unnoise.metrics.evaluation import evaluate
-from unnoise.metrics.frechet import Moments, frechet_distance
-from unnoise.metrics.kernel import RBF, cubic, kernel_distance, median_bandwidth
-from unnoise.metrics.named import Features, features
-from unnoise.metrics.neighbours import (
+from .classifiers import Classifier, classifier, classify, shipped
+from .evaluation import evaluate
+from .frechet import Moments, frechet_distance
+from .kernel import RBF, cubic, kernel_distance, median_bandwidth
+from .named import Features, features
+from .neighbours import (
     PRDC,
     Memorisation,
     memorisation,
@@ -17,8 +17,8 @@ from unnoise.metrics.neighbours import (
     nearest_neighbours,
     precision_recall_density_coverage,
 )
-from unnoise.metrics.report import Report, Row
-from unnoise.metrics.wasserstein import sliced_wasserstein
+from .report import Report, Row
+from .wasserstein import sliced_wasserstein
 
 __all__ = [
     "PRDC",

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unnoise.errors import Problem, unknown
-from unnoise.metrics.images import Images, map_batches
+from ..errors import Problem, unknown
+from .images import Images, map_batches
 
 WEIGHTS = Path(__file__).parent / "weights"
 

@@ -20,14 +20,14 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from unnoise.errors import UsageProblem
-from unnoise.metrics import measures
-from unnoise.metrics.images import Images, to_uint8
-from unnoise.metrics.measures import Measure, Statistic
-from unnoise.metrics.named import Features
-from unnoise.metrics.named import features as named_features
-from unnoise.metrics.report import Report, Row
-from unnoise.rng import stream
+from ..errors import UsageProblem
+from ..rng import stream
+from . import measures
+from .images import Images, to_uint8
+from .measures import Measure, Statistic
+from .named import Features
+from .named import features as named_features
+from .report import Report, Row
 
 MOST_FAKES = 5_000  # of precision, recall, density and coverage, which keep three tables of distances: 600 MB
 

@@ -17,8 +17,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from unnoise.errors import UsageProblem
-from unnoise.metrics.matrices import Matrix, matrix
+from ..errors import UsageProblem
+from .matrices import Matrix, matrix
 
 
 @dataclass(frozen=True)

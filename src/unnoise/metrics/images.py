@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unnoise.errors import UsageProblem
+from ..errors import UsageProblem
 
 Images = Tensor | np.ndarray
 

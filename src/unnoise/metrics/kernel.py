@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unnoise.errors import UsageProblem
-from unnoise.metrics.matrices import Matrix, blocks, matrix, pair, squared_distances
+from ..errors import UsageProblem
+from .matrices import Matrix, blocks, matrix, pair, squared_distances
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from unnoise.errors import UsageProblem
+from ..errors import UsageProblem
 
 Matrix = Tensor | ArrayLike
 CHUNK = 1 << 18  # numbers of a block of pairwise values: 2 MB, what stays in a cache

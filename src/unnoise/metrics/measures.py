@@ -13,10 +13,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from unnoise.metrics.frechet import Moments, frechet_distance
-from unnoise.metrics.kernel import RBF, Kernel, cubic, mean_of_pairs, median_bandwidth, row_means
-from unnoise.metrics.neighbours import PRDC, Memorisation, distances, nearest_neighbour_distance
-from unnoise.metrics.wasserstein import Staircase, ascending, directions
+from .frechet import Moments, frechet_distance
+from .kernel import RBF, Kernel, cubic, mean_of_pairs, median_bandwidth, row_means
+from .neighbours import PRDC, Memorisation, distances, nearest_neighbour_distance
+from .wasserstein import Staircase, ascending, directions
 
 Statistic = Callable[[Tensor], tuple[float, ...]]  # rows of a set, int64 (m,) -> one number per name
 INFINITY = float("inf")

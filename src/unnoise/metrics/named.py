@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unnoise.errors import Problem, UsageProblem, unknown
-from unnoise.metrics.classifiers import classifier, classifier_for, classifier_name
-from unnoise.metrics.images import Images, map_batches
+from ..errors import Problem, UsageProblem, unknown
+from .classifiers import classifier, classifier_for, classifier_name
+from .images import Images, map_batches
 
 
 @dataclass(frozen=True)

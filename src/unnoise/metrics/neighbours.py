@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from unnoise.errors import UsageProblem
-from unnoise.metrics.matrices import Matrix, pair
+from ..errors import UsageProblem
+from .matrices import Matrix, pair
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unnoise.metrics.matrices import Matrix, pair
-from unnoise.rng import stream
+from ..rng import stream
+from .matrices import Matrix, pair
 
 
 @dataclass(frozen=True)

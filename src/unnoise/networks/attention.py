@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unnoise.networks.norm import NormAct
+from .norm import NormAct
 
 FEW = 1024
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unnoise.errors import UsageProblem
-from unnoise.rng import stream
+from ..errors import UsageProblem
+from ..rng import stream
 
 FOURIER_SCALE = 16.0  # standard deviation of the random frequencies (Song et al. 2021, appendix H.1)
 

@@ -8,9 +8,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unnoise.errors import UsageProblem
-from unnoise.networks.embeddings import Embedding
-from unnoise.networks.options import Options
+from ..errors import UsageProblem
+from .embeddings import Embedding
+from .options import Options
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from unnoise.errors import unknown
+from ..errors import unknown
 
 
 class Options:

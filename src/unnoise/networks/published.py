@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import sqrt
 
-from unnoise.networks.unet import UNetOptions
+from .unet import UNetOptions
 
 DDPM_CIFAR10 = UNetOptions(  # Ho et al. 2020, appendix B: 32x32, 35.7 M parameters
     channels=128,

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unnoise.errors import UsageProblem
-from unnoise.networks.attention import Attention
-from unnoise.networks.embeddings import Embedding, Labels
-from unnoise.networks.norm import NormAct
-from unnoise.networks.options import Options
-from unnoise.networks.resample import BOX, double, even, halve
+from ..errors import UsageProblem
+from .attention import Attention
+from .embeddings import Embedding, Labels
+from .norm import NormAct
+from .options import Options
+from .resample import BOX, double, even, halve
 
 Resample = Literal["up", "down"] | None
 
