@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 
 import torch
@@ -40,7 +40,10 @@ class Order:
 
 def feed(dataset, order: Order, first_step: int, micro_batches: list[range]) -> Generator[list]:
     """For each step from `first_step` on, without end: this process's micro-batches. The next are made in a thread."""
-    with ThreadPoolExecutor(1, thread_name_prefix="data") as thread:
+    # A second team of OpenMP threads would make the network's team sleep at every barrier: its steps took a third longer.
+    torch.get_num_threads()  # this thread's own number is settled first
+    alone = partial(torch.set_num_threads, 1)
+    with ThreadPoolExecutor(1, thread_name_prefix="data", initializer=alone) as thread:
 
         def ask(step: int):
             return thread.submit(lambda: [dataset.batch(order.indices(step, places)) for places in micro_batches])
