@@ -112,13 +112,13 @@ def guided_score():
     return float((guided_score - expected).abs().max()), 0.0
 
 
-@check(CFG, "log-SNR at the ends of the schedule: their sum", "section 3.1", tolerance=1e-9)
+@check(CFG, "log-SNR at the ends of the schedule: their sum", "section 2", tolerance=1e-9)
 def ends_of_the_schedule():
     points = CFG().process().points([0.0, 1.0])
     return points[0].log_snr + points[1].log_snr, 0.0
 
 
-@check(CFG, "forward variance between two log-SNRs, (1 - e^(lambda - lambda')) sigma^2", "section 2", tolerance=1e-12)
+@check(CFG, "forward variance between two log-SNRs, (1 - e^(lambda - lambda')) sigma^2", "equation 2", tolerance=1e-12)
 def forward_variance():
     process = CFG().process()
     s, t = process.points([0.3, 0.6])
@@ -159,7 +159,7 @@ def _named(rows):
 @claim(
     CFG,
     "Guidance makes samples fit their label better: an independent classifier's accuracy rises",
-    "section 4, figure 1",
+    "section 4.1, where the inception score rises",
 )
 def guidance_raises_accuracy(lab) -> Finding:
     def accuracy(x, large, labels):
@@ -170,7 +170,11 @@ def guidance_raises_accuracy(lab) -> Finding:
     return Finding.over_seeds([row[3.0] - row[1.0] for row in rows], numbers)
 
 
-@claim(CFG, "Guidance makes the classifier surer: the entropy of its predictions falls", "section 4")
+@claim(
+    CFG,
+    "Guidance makes the classifier surer: the entropy of its predictions falls",
+    "section 4.1, where the inception score rises",
+)
 def guidance_lowers_entropy(lab) -> Finding:
     def entropy(x, large, labels):
         return float(torch.special.entr(lab.probabilities(large)).sum(1).mean())
@@ -180,7 +184,7 @@ def guidance_lowers_entropy(lab) -> Finding:
     return Finding.over_seeds([row[1.0] - row[3.0] for row in rows], numbers)
 
 
-@claim(CFG, "Guidance costs variety: samples of one class lie closer together", "section 4, figure 1")
+@claim(CFG, "Guidance costs variety: samples of one class lie closer together", "section 4.1, figures 1 and 3")
 def guidance_costs_variety(lab) -> Finding:
     def spread(x, large, labels):
         pairs = [torch.pdist(x[labels == k].flatten(1)).mean() for k in range(10)]

@@ -168,7 +168,7 @@ def large_variance_fails_at_few_steps(lab) -> Finding:
     return Finding.over_seeds(margins, {"measure": "frechet[classifier:digits], 400 samples of 10 steps", **found})
 
 
-@claim(DDPM, "Training on the bound gives fewer bits per dimension than training on the simple loss", "table 2")
+@claim(DDPM, "Training on the bound gives fewer bits per dimension than training on the simple loss", "table 1")
 def bound_gives_fewer_bits(lab) -> Finding:
     simple, bound = _bits_of_both(lab)
     numbers = {"measure": "bits/dim of 48 held-out digits, 1000 steps", "simple": simple, "bound": bound}
