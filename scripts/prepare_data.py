@@ -21,7 +21,7 @@ from PIL import Image
 
 from unnoise.data.fetched import FETCHED
 from unnoise.data.packages import Package, members
-from unnoise.data.whole import write_whole
+from unnoise.disk import write_file
 
 SHIPPED = Path(__file__).parent.parent / "src/unnoise/data/shipped"
 ART = {
@@ -133,8 +133,7 @@ def prepare(out: Path, packages: Path | None = None) -> dict[str, dict[str, str]
     }
     files["manifest.json"] = (json.dumps(manifest, indent=1) + "\n").encode()
     for name, file in files.items():
-        with write_whole(out / name) as aside:
-            aside.write_bytes(file)
+        write_file(out / name, file)
     return manifest
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from unnoise.data import load
+from unnoise.disk import write_file
 from unnoise.metrics.classifiers import WEIGHTS, Classifier
 from unnoise.metrics.images import to_float
 from unnoise.rng import stream
@@ -102,12 +102,6 @@ def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
     return (network.classify(images).argmax(1) == labels).double().mean().item()
 
 
-def write(path: Path, data: bytes) -> None:
-    aside = path.with_name(path.name + ".part")
-    aside.write_bytes(data)
-    os.replace(aside, path)
-
-
 def make(name: str, folder: Path, console: Console) -> None:
     recipe, start = RECIPES[name], time.process_time()
     images, labels, classes = together(recipe.data, "train")
@@ -133,8 +127,8 @@ def make(name: str, folder: Path, console: Console) -> None:
         "torch": torch.__version__,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    write(folder / f"{name}.safetensors", weights)
-    write(folder / f"{name}.json", (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+    write_file(folder / f"{name}.safetensors", weights)
+    write_file(folder / f"{name}.json", (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
     console.print(
         f"{name}: accuracy {held_out:.4f} on {len(fresh):,} held-out images ({on_train:.4f} on train), "
         f"{len(weights) / 1e6:.2f} MB, {time.process_time() - start:.0f} CPU-seconds"

@@ -26,7 +26,7 @@ from .crew import crew, fail_together, on_main
 from .data import to_uint8
 from .data.encoded import SUFFIXES, header, pixels, settle
 from .data.pictures import grid, save_gif, save_png
-from .data.whole import write_whole
+from .disk import sweep, write_json, write_whole
 from .errors import Problem, UsageProblem, unknown
 from .model import Model
 from .recipe import Sampling
@@ -185,11 +185,10 @@ def _begin(out: Path, manifest: dict[str, Any]) -> None:
         manifest = {**manifest, "count": max(manifest["count"], before["count"])}
     elif out.exists() and (not out.is_dir() or any(p for p in out.iterdir() if not p.name.startswith("."))):
         raise UsageProblem(f"{out} is not empty and holds no samples to go on with; choose another --out")
-    for leftover in (*out.glob(".*.png"), *out.glob("*/.*.png"), *out.glob("*/.*.npz")):  # of a process that was killed
-        leftover.unlink(missing_ok=True)
+    for folder in (out, out / "images", out / "shards"):
+        sweep(folder)
     try:
-        with write_whole(path) as aside:
-            aside.write_text(json.dumps({**manifest, **provenance()}, indent=1) + "\n", "utf-8")
+        write_json(path, {**manifest, **provenance()})
     except Problem:
         _leave_nothing(out)
         raise

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .denoisers import Denoiser, classifier_free, guided
+from .disk import disk_errors, write_file
 from .errors import Problem, UsageProblem
 from .papers import find
 from .recipe import THRESHOLDS, Recipe, Sampling, Spec
@@ -21,7 +22,6 @@ from .runtime import autocast, best_precision, default_device
 from .samplers import sample
 from .samplers.loop import Watch
 from .training import Result, Run, TrainingOptions, train
-from .training.disk import disk_errors, write_file
 
 
 class Model:

@@ -60,7 +60,7 @@ def test_only_what_is_missing_is_made(cli, edm, tmp_path, monkeypatch):
     whole, images = files(tmp_path / "s"), tmp_path / "s" / "images"
     for seed in (3, 17, 39):
         (images / f"{seed:08d}.png").unlink()
-    (images / ".00000003.abc.png").write_bytes(b"what a killed process leaves")
+    (images / ".00000003.abc.part.png").write_bytes(b"what a killed process leaves")
     asked = []
     draw = Model.sample
     monkeypatch.setattr(

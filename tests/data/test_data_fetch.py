@@ -237,7 +237,7 @@ def test_a_full_disk(world, monkeypatch):
             get("tiny")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    sentence(caught, "cannot write", tmp_path / "cache" / "tiny.safetensors", "space")
+    sentence(caught, "could not be written", tmp_path / "cache" / "tiny.safetensors", "space")
     assert nothing_left(tmp_path)
 
 

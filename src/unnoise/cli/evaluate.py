@@ -131,10 +131,7 @@ def _some(data: Any, most: int = 50_000) -> Any:
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """JSON with where it comes from, whole or not at all."""
-    import json
-
-    from ..data.whole import write_whole
+    from ..disk import write_json
     from ..training import provenance
 
-    with write_whole(path) as aside:
-        aside.write_text(json.dumps({**result, **provenance()}, indent=1) + "\n", "utf-8")
+    write_json(path, {**result, **provenance()})

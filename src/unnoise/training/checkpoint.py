@@ -12,8 +12,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..disk import disk_errors, new_folder
 from ..errors import Problem
-from .disk import disk_errors, new_folder
 from .shards import copy_into
 
 
@@ -21,7 +21,7 @@ def write_checkpoint(folder: Path, files: Mapping[str, Mapping[str, Tensor]], st
     """Write `files` (name -> tensors on the CPU) and `state` as a checkpoint, whole or not at all."""
     from safetensors.torch import save_file
 
-    with disk_errors(f"the checkpoint {folder}"), new_folder(folder) as aside:
+    with disk_errors(f"the checkpoint {folder}", _ROOM), new_folder(folder) as aside:
         marks = {}
         for name, tensors in files.items():
             path = aside / f"{name}.safetensors"
@@ -103,4 +103,5 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_ROOM = "free some space or choose another folder, then resume"
 _REMEDY = "remove it to go back to the one before, or copy it again from where it is whole"

@@ -13,10 +13,10 @@ from signal import Signals
 import torch
 from torch import Tensor, nn
 
+from ..disk import disk_errors
 from ..errors import Problem, UsageProblem
 from .budget import Budget
 from .checkpoint import read_state, read_tensors
-from .disk import disk_errors
 from .distributed import agreed, make_accelerator, on_main, one_voice
 from .feed import Order, feed
 from .interrupt import Interrupted, Wish

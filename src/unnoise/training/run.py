@@ -19,8 +19,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from .. import disk
 from ..errors import Problem, UsageProblem
-from . import disk
 from .checkpoint import check, load_into, read_state, read_tensors, write_checkpoint
 from .journal import Journal
 from .provenance import provenance
