@@ -71,34 +71,25 @@ def _emoji(style: str, split: str) -> Rows:
     return Rows(images, labels, [row["caption"] for row in kept], [row["name"] for row in kept])
 
 
-FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 EMOJI_CLASSES = (
-    "Activities",
-    "Animals & Nature",
-    "Component",
-    "Flags",
-    "Food & Drink",
-    "Objects",
-    "People & Body",
-    "Smileys & Emotion",
-    "Symbols",
-    "Travel & Places",
-)
-FASHION_CITATION = (
-    "Xiao, Rasul, Vollgraf. Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms. "
-    "arXiv:1708.07747, 2017."
-)
+    "Activities", "Animals & Nature", "Component", "Flags", "Food & Drink", "Objects", "People & Body",
+    "Smileys & Emotion", "Symbols", "Travel & Places",
+)  # fmt: skip
+DIGITS = tuple("0123456789")
+FASHION = Facts(
+    name="fashion-mnist",
+    shape=(1, 28, 28),
+    train=10_000,
+    held_out=2_000,
+    rule="the first 200 of each class of the test file (training: the first 1,000 of the training file)",
+    licence="MIT",
+    source="Zalando Research, a part of Fashion-MNIST",
+    citation="Xiao, Rasul, Vollgraf. Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms. "
+    "arXiv:1708.07747, 2017.",
+    classes=(
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+)  # fmt: skip
 
 
 def _emoji_facts(style: str, licence: str, art: str) -> Facts:
@@ -128,25 +119,12 @@ BUILTIN = {
                 licence="CC BY 4.0",
                 source="scikit-learn's copy of the test half of the UCI Optical Recognition of Handwritten Digits",
                 citation="Alpaydin, Kaynak. Optical Recognition of Handwritten Digits. UCI, 1998. doi:10.24432/C50P49",
-                classes=tuple("0123456789"),
+                classes=DIGITS,
                 levels=17,
             ),
             _digits,
         ),
-        BuiltIn(
-            Facts(
-                name="fashion-mnist",
-                shape=(1, 28, 28),
-                train=10_000,
-                held_out=2_000,
-                rule="the first 200 of each class of the test file (training: the first 1,000 of the training file)",
-                licence="MIT",
-                source="Zalando Research, a part of Fashion-MNIST",
-                citation=FASHION_CITATION,
-                classes=FASHION_CLASSES,
-            ),
-            _fashion,
-        ),
+        BuiltIn(FASHION, _fashion),
         BuiltIn(
             _emoji_facts("twitter", "CC BY 4.0", "Twemoji (Twitter, Inc. and other contributors)"),
             lambda split: _emoji("twitter", split),

