@@ -20,7 +20,7 @@ from ..rng import Rng
 from ..samplers import Ancestral
 from ..samplers import Uniform as Grid
 from ..schedules import Cosine
-from ..training.options import TrainingOptions
+from ..training.options import PUBLISHED, TrainingOptions
 from ..verify import Finding, check, claim, untestable
 from . import paper
 
@@ -56,16 +56,7 @@ class CFG(Recipe):
             guidance=1.1,
             sampling_steps=256,
             network=published.ADM_IMAGENET64,
-            training=TrainingOptions(
-                steps=400_000,
-                batch_size=2048,
-                lr=3e-4,
-                ema=14_200_000,  # 0.9999 a step
-                ema_rampup=None,
-                checkpoint_every=5000,
-                preview_every=5000,
-                log_every=50,
-            ),
+            training=replace(PUBLISHED, steps=400_000, batch_size=2048, lr=3e-4, ema=14_200_000),  # 0.9999 a step
         )
 
     def process(self) -> Gaussian:

@@ -5,7 +5,7 @@ q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t),   L_simple = E_{t, x_0, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -22,7 +22,7 @@ from ..processes.gaussian import decay
 from ..recipe import Recipe, Sampling, Spec
 from ..samplers import Ancestral, Integers, sample
 from ..schedules import FromBetas, linear_betas
-from ..training.options import TrainingOptions
+from ..training.options import PUBLISHED
 from ..verify import Finding, check, claim, untestable
 from . import paper
 
@@ -54,16 +54,13 @@ class DDPM(Recipe):
             data="cifar10",
             flip=True,
             network=published.DDPM_CIFAR10,
-            training=TrainingOptions(
+            training=replace(
+                PUBLISHED,
                 steps=800_000,
                 batch_size=128,
                 lr=2e-4,
                 warmup=5000,
                 ema=887_000,  # 0.9999 a step
-                ema_rampup=None,
-                checkpoint_every=10_000,
-                preview_every=10_000,
-                log_every=50,
             ),
         )
 

@@ -22,7 +22,7 @@ from ..recipe import LAPTOP_TRAINING, Recipe, Sampling, Spec, Training
 from ..rng import Rng
 from ..samplers import Churn, Euler, Heun, Karras, sample
 from ..schedules import EDM as Schedule
-from ..training.options import TrainingOptions
+from ..training.options import PUBLISHED
 from ..verify import Finding, check, claim, untestable
 from . import paper
 
@@ -67,7 +67,8 @@ class EDM(Recipe):
             augment=0.12,
             sigma_data=0.5,
             network=published.EDM_DDPMPP_CIFAR10,
-            training=TrainingOptions(
+            training=replace(
+                PUBLISHED,
                 steps=390_625,
                 batch_size=512,
                 lr=1e-3,
@@ -76,9 +77,6 @@ class EDM(Recipe):
                 ema=500_000,
                 ema_rampup=0.05,
                 precision="fp32",
-                checkpoint_every=5000,
-                preview_every=5000,
-                log_every=50,
             ),
         )
 

@@ -22,7 +22,7 @@ from ..recipe import LAPTOP_NETWORK, Recipe, Sampling, Spec
 from ..rng import Rng
 from ..samplers import Ancestral, Integers
 from ..schedules import FromBetas, cosine_betas, linear_betas
-from ..training.options import TrainingOptions
+from ..training.options import PUBLISHED
 from ..verify import Finding, check, claim, untestable
 from . import paper
 from .ddpm import DDPM
@@ -59,16 +59,13 @@ class ImprovedDDPM(Recipe):
             timesteps=4000,
             flip=True,
             network=published.IDDPM_CIFAR10,
-            training=TrainingOptions(
+            training=replace(
+                PUBLISHED,
                 steps=500_000,
                 batch_size=128,
                 lr=1e-4,
                 clip=None,
                 ema=887_000,  # 0.9999 a step
-                ema_rampup=None,
-                checkpoint_every=10_000,
-                preview_every=10_000,
-                log_every=50,
             ),
         )
 
