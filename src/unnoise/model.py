@@ -123,6 +123,7 @@ def train_model(
     A run that goes on keeps its recipe and data; of the training options, all but the seed and the batch size may change
     (more steps, another learning rate), and the change is written down. Raises Problem or UsageProblem.
     """
+    recipe = recipe.fitted(data)
     if (Path(out) / "run.json").exists():
         run = Run.open(out)
         return _train(_continued(run, recipe, data), data, recipe.training, run, preview, on_step)
@@ -183,12 +184,13 @@ def _train(model: Model, data, options: TrainingOptions, run: Run, preview: bool
 
 
 def draw_preview(model: Model, denoiser: Denoiser, step: int, folder: Path, count: int = 40) -> None:
-    """A grid of samples with at most 25 steps of the recipe's sampler, the same seeds every time."""
+    """A grid of samples by the recipe's sampler, or by 25 steps of DDIM where that is long; the same seeds every time."""
     from .data.pictures import grid, save_png
 
     sampling = model.recipe.sampling()
-    if sampling.grid.steps > 25:
-        sampling = sampling.changed(sampler="ddim", steps=25)
+    steps = sampling.grid.steps
+    if steps > 25 or (sampling.step.evaluations(steps) or 0) > 100:
+        sampling = sampling.changed(sampler="ddim", steps=min(steps, 25))
     shown = Model(model.recipe, model.spec, denoiser)
     images = shown.sample(range(count), sampling)
     save_png(grid(images, columns=10), folder / f"samples-{step:08d}.png")

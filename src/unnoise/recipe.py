@@ -183,6 +183,10 @@ class Recipe:
             raise unknown("preset", name, ["laptop", "paper"])
         return getattr(cls, name)()
 
+    def fitted(self, data: Any) -> Recipe:
+        """This recipe with the options filled in that are left to the data it will train on (a data set)."""
+        return self
+
     def process(self) -> Process:
         """How data is destroyed."""
         raise NotImplementedError
