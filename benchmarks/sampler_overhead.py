@@ -13,6 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -52,53 +53,44 @@ def ours(denoiser, step, grid) -> Walk:
     return lambda x: sample(denoiser, step, grid, x.shape, start=x, rng=Rng.from_seeds(range(len(x))))
 
 
-def bare_euler(x: Tensor) -> Tensor:
-    for t, s in zip(NOISE_LEVELS, NOISE_LEVELS[1:], strict=False):
-        d = (x - x * 0.9) / t
-        x = x + (s - t) * d
-    return x
+def euler_step(x: Tensor, t: float, s: float) -> Tensor:
+    return x + (s - t) * ((x - x * 0.9) / t)
 
 
-def bare_heun(x: Tensor) -> Tensor:
-    for t, s in zip(NOISE_LEVELS, NOISE_LEVELS[1:], strict=False):
-        d = (x - x * 0.9) / t
-        trial = x + (s - t) * d
-        if s > 0:
-            d = (d + (trial - trial * 0.9) / s) / 2
-            trial = x + (s - t) * d
-        x = trial
-    return x
+def heun_step(x: Tensor, t: float, s: float) -> Tensor:
+    d = (x - x * 0.9) / t
+    trial = x + (s - t) * d
+    return x + (s - t) * ((d + (trial - trial * 0.9) / s) / 2) if s > 0 else trial
 
 
-def bare_churn(x: Tensor) -> Tensor:
-    for t, s in zip(NOISE_LEVELS, NOISE_LEVELS[1:], strict=False):
-        if 0.05 <= t <= 50:
-            raised = t * (1 + min(40 / STEPS, math.sqrt(2) - 1))
-            x = x + math.sqrt(raised**2 - t**2) * 1.003 * torch.randn(x.shape)
-            t = raised
-        d = (x - x * 0.9) / t
-        trial = x + (s - t) * d
-        if s > 0:
-            d = (d + (trial - trial * 0.9) / s) / 2
-            trial = x + (s - t) * d
-        x = trial
-    return x
+def churn_step(x: Tensor, t: float, s: float) -> Tensor:
+    if not 0.05 <= t <= 50:
+        return heun_step(x, t, s)
+    raised = t * (1 + min(40 / STEPS, math.sqrt(2) - 1))
+    return heun_step(x + math.sqrt(raised**2 - t**2) * 1.003 * torch.randn(x.shape), raised, s)
 
 
-def bare_ddim(x: Tensor) -> Tensor:
-    for a, p in zip(ABAR, ABAR[1:], strict=False):
-        x0 = x * 0.9
-        eps = (x - math.sqrt(a) * x0) / math.sqrt(1 - a)
-        x = math.sqrt(p) * x0 + math.sqrt(1 - p) * eps
-    return x
+def ddim_step(x: Tensor, a: float, p: float) -> Tensor:
+    x0 = x * 0.9
+    eps = (x - math.sqrt(a) * x0) / math.sqrt(1 - a)
+    return math.sqrt(p) * x0 + math.sqrt(1 - p) * eps
 
 
-def bare_ddpm(x: Tensor) -> Tensor:
-    for a, p in zip(ABAR, ABAR[1:], strict=False):
-        x0, ratio = x * 0.9, a / p
-        mean = math.sqrt(p) * (1 - ratio) / (1 - a) * x0 + math.sqrt(ratio) * (1 - p) / (1 - a) * x
-        x = mean + math.sqrt((1 - p) / (1 - a) * (1 - ratio)) * torch.randn(x.shape) if p < 1 else mean
-    return x
+def ddpm_step(x: Tensor, a: float, p: float) -> Tensor:
+    x0, ratio = x * 0.9, a / p
+    mean = math.sqrt(p) * (1 - ratio) / (1 - a) * x0 + math.sqrt(ratio) * (1 - p) / (1 - a) * x
+    return mean + math.sqrt((1 - p) / (1 - a) * (1 - ratio)) * torch.randn(x.shape) if p < 1 else mean
+
+
+def bare(step: Callable[[Tensor, float, float], Tensor], levels: list[float]) -> Walk:
+    """A step's arithmetic along levels, and nothing else."""
+
+    def walk(x: Tensor) -> Tensor:
+        for t, s in pairwise(levels):
+            x = step(x, t, s)
+        return x
+
+    return walk
 
 
 def diffusers_walk(name: str, **options) -> Walk:
@@ -117,32 +109,17 @@ def diffusers_walk(name: str, **options) -> Walk:
 
 def sides() -> dict[str, dict[str, Walk]]:
     karras, leading = Karras(STEPS), Integers(STEPS, "leading")
-    return {
-        "euler": {
-            "bare": bare_euler,
-            "unnoise": ours(SIGMA, Euler(), karras),
-            "diffusers": diffusers_walk("EDMEulerScheduler"),
-        },
-        "heun": {
-            "bare": bare_heun,
-            "unnoise": ours(SIGMA, Heun(), karras),
-            "diffusers": diffusers_walk("HeunDiscreteScheduler"),
-        },
-        "ddim": {
-            "bare": bare_ddim,
-            "unnoise": ours(CHAIN, DDIM(), leading),
-            "diffusers": diffusers_walk("DDIMScheduler", clip_sample=False),
-        },
-        "ddpm": {
-            "bare": bare_ddpm,
-            "unnoise": ours(CHAIN, Ancestral(), leading),
-            "diffusers": diffusers_walk("DDPMScheduler", clip_sample=False),
-        },
-        "churn": {
-            "bare": bare_churn,
-            "unnoise": ours(SIGMA, Churn(), karras),
-        },
+    along_sigma = {"euler": (euler_step, Euler()), "heun": (heun_step, Heun()), "churn": (churn_step, Churn())}
+    along_chain = {"ddim": (ddim_step, DDIM()), "ddpm": (ddpm_step, Ancestral())}
+    found = {
+        **{n: {"bare": bare(f, NOISE_LEVELS), "unnoise": ours(SIGMA, s, karras)} for n, (f, s) in along_sigma.items()},
+        **{n: {"bare": bare(f, ABAR), "unnoise": ours(CHAIN, s, leading)} for n, (f, s) in along_chain.items()},
     }
+    found["euler"]["diffusers"] = diffusers_walk("EDMEulerScheduler")
+    found["heun"]["diffusers"] = diffusers_walk("HeunDiscreteScheduler")
+    found["ddim"]["diffusers"] = diffusers_walk("DDIMScheduler", clip_sample=False)
+    found["ddpm"]["diffusers"] = diffusers_walk("DDPMScheduler", clip_sample=False)
+    return found
 
 
 @torch.no_grad()
