@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -63,6 +64,15 @@ def check_reverse(reverse: Ancestral) -> None:
         raise UsageProblem("a chain with eta 0 is deterministic, so it has no variational bound; take eta above 0")
 
 
+def guess_and_law(
+    denoiser: Denoiser, reverse: Ancestral, points: list[Point], i: int, xt: Tensor, cond: Cond
+) -> tuple[Law, Law]:
+    """The denoiser's law of x_0 at point i of a chain, and the model's p(x_s | x_t) at the next."""
+    t, s = points[i], points[i + 1]
+    guess = denoiser(xt, torch.full((len(xt),), t.t, dtype=torch.float64, device=xt.device), cond)
+    return guess, reverse.law(denoiser.process, guess, xt, t, s, before=points[i - 1] if i else None)
+
+
 @dataclass(frozen=True)
 class BoundTerms:
     """The bound of each example, bits/dim (batch,), and its parts; `steps` (batch, T) from the first step (decoder) up."""
@@ -88,17 +98,15 @@ def variational_bound(
     process = denoiser.process
     top = points[0]
     steps, errors = [], []
-    for i, (t, s) in enumerate(zip(points[:-1], points[1:], strict=True)):
-        xt = process.corrupt(x0, top if i == 0 else t, rng)
-        times = torch.full((len(x0),), t.t, dtype=torch.float64, device=x0.device)
-        estimate = denoiser(xt, times, cond)
-        law = reverse.law(process, estimate, xt, t, s, before=points[i - 1] if i else None)
+    for i, (t, s) in enumerate(pairwise(points)):
+        xt = process.corrupt(x0, t, rng)
+        guess, law = guess_and_law(denoiser, reverse, points, i, xt, cond)
         if i == len(points) - 2:
             nats = decoder_nats(law, process.state(x0), decoder)
         else:
             nats = process.posterior(xt, x0, t, s, reverse.eta).kl(law)
         steps.append(bits_per_dim(nats, x0))
-        errors.append((estimate.mean - x0).square().flatten(1).mean(1))
+        errors.append((guess.mean - x0).square().flatten(1).mean(1))
     prior = bits_per_dim(process.marginal(x0, top).kl(process.prior(x0.shape, top)), x0)
     stacked = torch.stack(steps[::-1], 1)
     return BoundTerms(prior + stacked.sum(1), prior, stacked, torch.stack(errors[::-1], 1))

@@ -19,7 +19,7 @@ from ..laws import Law, Normal
 from ..processes.gaussian import Point
 from ..rng import Rng
 from ..samplers.ancestral import Ancestral
-from .bound import Discretised, check_reverse, decoder_nats
+from .bound import Discretised, check_reverse, decoder_nats, guess_and_law
 
 
 def _there(law: Law, x: Tensor) -> Law:
@@ -36,8 +36,7 @@ def log_weight(
     xt = noised.sample(rng)
     log_w = _there(process.prior(x0.shape, points[0]), xt).log_prob(xt) - noised.log_prob(xt)
     for i, (t, s) in enumerate(pairwise(points)):
-        guess = denoiser(xt, torch.full((len(x0),), t.t, dtype=torch.float64, device=x0.device), cond)
-        model = reverse.law(process, guess, xt, t, s, before=points[i - 1] if i else None)
+        _, model = guess_and_law(denoiser, reverse, points, i, xt, cond)
         if i == len(points) - 2:
             return log_w - decoder_nats(model, process.state(x0), decoder)
         true = process.posterior(xt, x0, t, s, reverse.eta)
