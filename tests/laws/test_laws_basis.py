@@ -5,6 +5,7 @@ import math
 import laws_parts as parts
 import pytest
 import torch
+from probes import slope
 
 from unnoise.denoisers.denoiser import Denoiser
 from unnoise.errors import UsageProblem
@@ -111,7 +112,7 @@ def test_measured_order(scene, step):
         times = [top + (low - top) * i / n for i in range(n + 1)]
         out = sample(oracle, step, lambda p, times=times: p.points(times), x.shape, start=x, dtype=torch.float64)
         errors.append(float((process.state(out) - truth).square().mean().sqrt()))
-    assert parts.slope(errors, counts) == pytest.approx(step.order, abs=0.1), errors
+    assert slope(errors, counts) == pytest.approx(step.order, abs=0.1), errors
 
 
 @pytest.mark.parametrize(

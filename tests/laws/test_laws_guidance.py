@@ -3,6 +3,7 @@
 import laws_parts as parts
 import pytest
 import torch
+from probes import slope
 
 from unnoise.denoisers import classifier_free, clip, dynamic_threshold, guided, relation
 from unnoise.denoisers.denoiser import Denoiser
@@ -115,7 +116,7 @@ def test_guided_flow_has_the_declared_order(weight):
             grid = lambda p, n=n: p.points([0.9 - 0.8 * i / n for i in range(n + 1)])  # noqa: E731
             out = sample(denoiser, step, grid, x.shape, cond=cond, start=x, dtype=torch.float64)
             errors.append(float((out - truth).abs().max()))
-        assert parts.slope(errors, counts) == pytest.approx(step.order, abs=0.1), errors
+        assert slope(errors, counts) == pytest.approx(step.order, abs=0.1), errors
 
 
 def test_guidance_narrows_and_overshoots():

@@ -8,6 +8,7 @@ from itertools import pairwise
 import laws_parts as parts
 import pytest
 import torch
+from probes import moments, slope
 
 from unnoise.errors import UsageProblem
 from unnoise.oracles import gaussian
@@ -75,9 +76,9 @@ def test_deterministic_order(flow, name):
         out = sample(mixture.denoiser(process), step, walk(steps, *span), x.shape, start=x, dtype=torch.float64)
         errors.append(float((out - truth).square().mean().sqrt()))
     if isinstance(step, PNDM):  # of higher order where the noise level is time itself
-        assert parts.slope(errors, counts) > step.order - 0.15, errors
+        assert slope(errors, counts) > step.order - 0.15, errors
     else:
-        assert parts.slope(errors, counts) == pytest.approx(step.order, abs=0.15), errors
+        assert slope(errors, counts) == pytest.approx(step.order, abs=0.15), errors
 
 
 def in_noise(process, steps, top, low, power=1):
@@ -101,7 +102,7 @@ def test_deterministic_order_in_noise(name):
         points = in_noise(process, steps, -1.5, 1.6, power)
         out = sample(mixture.denoiser(process), step, lambda _: points, x.shape, start=x, dtype=torch.float64)  # noqa: B023
         errors.append(float((out - truth).square().mean().sqrt()))
-    assert parts.slope(errors, counts) == pytest.approx(step.order, abs=0.15), errors
+    assert slope(errors, counts) == pytest.approx(step.order, abs=0.15), errors
     for other in map(parts.process, parts.SCHEDULES):
         points = in_noise(other, counts[0], -1.5, 1.6, power)
         start = x * points[0].alpha
@@ -133,11 +134,11 @@ def test_weak_order(name, step):
     variance, mean = [], []
     for steps in counts:
         points = walk(steps, top, low)(process)
-        m, v = parts.moments(denoiser, step, points, 0.3 * a.alpha, 0.25 * a.alpha**2 + a.sigma**2)
+        m, v = moments(denoiser, step, points, 0.3 * a.alpha, 0.25 * a.alpha**2 + a.sigma**2)
         mean.append(abs(m - 0.3 * b.alpha))
         variance.append(abs(v - 0.25 * b.alpha**2 - b.sigma**2))
-    assert parts.slope(variance, counts) == pytest.approx(step.weak_order, abs=0.1), variance
-    assert max(mean) < 1e-10 or parts.slope(mean, counts) > step.weak_order - 0.1, mean
+    assert slope(variance, counts) == pytest.approx(step.weak_order, abs=0.1), variance
+    assert max(mean) < 1e-10 or slope(mean, counts) > step.weak_order - 0.1, mean
 
 
 def test_optimal_variance_makes_gaussian_data_exact():
@@ -150,7 +151,7 @@ def test_optimal_variance_makes_gaussian_data_exact():
             if top.alpha == 0:
                 continue
             denoiser = parts.scalar_gaussian(process, 0.3, 0.25)
-            mean, variance = parts.moments(
+            mean, variance = moments(
                 denoiser, parts.STEPS["ancestral, optimal"], points, 0.3 * top.alpha, 0.25 * top.alpha**2 + top.sigma**2
             )
             last = points[-2]
@@ -169,9 +170,9 @@ def test_churn_weak_order(name, inner):
     a, b = process.point(top), process.point(low)
     for steps in counts:
         points = walk(steps, top, low)(process)
-        _, v = parts.moments(parts.scalar_gaussian(process), step, points, 0, 0.25 * a.alpha**2 + a.sigma**2)
+        _, v = moments(parts.scalar_gaussian(process), step, points, 0, 0.25 * a.alpha**2 + a.sigma**2)
         errors.append(abs(v - 0.25 * b.alpha**2 - b.sigma**2))
-    assert parts.slope(errors, counts) == pytest.approx(step.weak_order, abs=0.15), errors
+    assert slope(errors, counts) == pytest.approx(step.weak_order, abs=0.15), errors
 
 
 def test_churn_ends_at_the_variance_of_the_data():
@@ -180,9 +181,9 @@ def test_churn_ends_at_the_variance_of_the_data():
     for steps in counts:
         points = Karras(steps)(process)[:-1]
         step = Churn(s_churn=40, s_noise=1.0)
-        _, variance = parts.moments(parts.scalar_gaussian(process), step, points, 0, 0.25 + 80**2)
+        _, variance = moments(parts.scalar_gaussian(process), step, points, 0, 0.25 + 80**2)
         errors.append(abs(variance - 0.25 - 0.002**2))
-    assert parts.slope(errors, counts) == pytest.approx(2, abs=0.15), errors
+    assert slope(errors, counts) == pytest.approx(2, abs=0.15), errors
     assert errors[-1] < 1e-4
 
 
@@ -198,17 +199,17 @@ def test_edm_flow_of_gaussian_data_is_closed(steps, euler, heun):
         for n in counts:
             out = sample(denoiser, step, lambda p, n=n: Karras(n)(p)[:-1], x.shape, start=x, dtype=torch.float64)
             errors.append(abs(float(out) - truth))
-        assert parts.slope(errors, counts) == pytest.approx(order, abs=0.1)
+        assert slope(errors, counts) == pytest.approx(order, abs=0.1)
 
 
-# The numbers of the sheets, exactly.
+# Known numbers, exactly.
 
 
 def ratio(step, steps, variance, spacing="both"):
     """Standard deviation after sampling a chain of linear betas from N(0, 1), over the data's."""
     process = parts.process("linear betas")
     points = Integers(steps, spacing)(process)
-    return (parts.moments(parts.scalar_gaussian(process, 0, variance), step, points, 0, 1)[1] / variance) ** 0.5
+    return (moments(parts.scalar_gaussian(process, 0, variance), step, points, 0, 1)[1] / variance) ** 0.5
 
 
 @pytest.mark.parametrize(

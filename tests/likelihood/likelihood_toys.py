@@ -49,10 +49,3 @@ class FourPoints(Rng):
 
     def uniform(self, *event, dtype=torch.float64):
         return torch.full((4, *event), 0.5 / self.draws, dtype=dtype)
-
-
-def slope(errors, steps) -> float:
-    """The order of convergence: the slope of log error against log step size."""
-    x, y = -torch.tensor(steps, dtype=torch.float64).log(), torch.tensor(errors, dtype=torch.float64).log()
-    x, y = x - x.mean(), y - y.mean()
-    return float((x * y).sum() / (x * x).sum())

@@ -5,6 +5,7 @@ import math
 import likelihood_toys as toys
 import pytest
 import torch
+from probes import slope
 from torch import nn
 
 from unnoise.denoisers import NetworkDenoiser, Raw
@@ -81,7 +82,7 @@ def test_orders_of_the_fixed_solvers(solver, order):
     for steps in counts:
         nats, _ = flow_nats(data.denoiser(process), x, rng, solver=solver, steps=steps)
         errors.append(float((nats - truth).square().mean().sqrt()))
-    assert toys.slope(errors, counts) == pytest.approx(order, abs=0.25), errors
+    assert slope(errors, counts) == pytest.approx(order, abs=0.25), errors
 
 
 def test_adaptive_error_falls_with_its_tolerance():

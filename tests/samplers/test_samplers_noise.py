@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from probes import moments, slope
 
 from unnoise.denoisers.denoiser import Denoiser
 from unnoise.laws import Estimate
@@ -53,27 +54,9 @@ def test_a_walk_may_begin_in_pure_noise():
     assert float((first.square().mean() - 1).abs()) < 0.12 and abs(float((first * second).mean())) < 0.08
 
 
-class OneHot(Rng):
-    """Row k of the batch is 1 at the k-th draw and 0 at all others: the columns of a sampler's linear map."""
-
-    def __init__(self, batch):
-        super().__init__([], (0,))
-        self.batch, self.next = batch, 2
-
-    def normal(self, *event, dtype=torch.float64):
-        out = torch.zeros(self.batch, *event, dtype=torch.float64)
-        out[self.next] = 1
-        self.next += 1
-        return out
-
-
 def levels(steps, top=-1.5, low=1.6):
     half_log_snr = [top + (low - top) * i / steps for i in range(steps + 1)]
     return PROCESS.points(PROCESS.schedule.time(2 * torch.tensor(half_log_snr, dtype=torch.float64)))
-
-
-def slope(errors, counts):
-    return math.log(errors[0] / errors[-1]) / math.log(counts[-1] / counts[0])
 
 
 @pytest.mark.parametrize(
@@ -96,12 +79,8 @@ def test_order_in_law(step, exact):
     denoiser, errors, counts = gaussian(torch.zeros(1).double(), 0.25).denoiser(PROCESS), [], (40, 80, 160)
     for steps in counts:
         points = levels(steps)
-        rows = 2 + steps * getattr(step, "stages", 1)
-        start = torch.zeros(rows, 1, dtype=torch.float64)
-        start[1] = 1
-        out = sample(denoiser, step, lambda _: points, start.shape, rng=OneHot(rows), start=start, dtype=torch.float64)  # noqa: B023
-        slopes = out[1:, 0] - out[0, 0]
-        variance = float(slopes[0] ** 2 * (0.25 + points[0].sigma ** 2) + slopes[1:].square().sum())
+        draws = getattr(step, "stages", 1)
+        _, variance = moments(denoiser, step, points, 0.0, 0.25 + points[0].sigma ** 2, draws)
         errors.append(abs(variance - 0.25 - points[-1].sigma ** 2))
     if exact:
         assert slope(errors, counts) == pytest.approx(step.weak_order, abs=0.15), errors

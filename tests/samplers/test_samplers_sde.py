@@ -1,9 +1,10 @@
-"""Reverse-SDE steps, correctors and ladders: moments in closed form, numbers of the sheets, parity with diffusers."""
+"""Reverse-SDE steps, correctors and ladders: moments in closed form, published numbers, parity with diffusers."""
 
 import math
 
 import pytest
 import torch
+from probes import OneHot, moments, slope
 
 from unnoise.errors import UsageProblem
 from unnoise.oracles import gaussian
@@ -35,20 +36,6 @@ def oracle(schedule, variance=VARIANCE, dims=1):
     return gaussian(torch.zeros(dims).double(), variance).denoiser(Gaussian(schedule))
 
 
-class OneHot(Rng):
-    """Row k of the batch is 1 at the k-th draw and 0 at all others: the columns of a sampler's linear map."""
-
-    def __init__(self, batch, first=0):
-        super().__init__([], (0,))
-        self.batch, self.next = batch, first
-
-    def normal(self, *event, dtype=torch.float64):
-        out = torch.zeros(self.batch, *event, dtype=torch.float64)
-        out[self.next] = 1
-        self.next += 1
-        return out.to(dtype)
-
-
 class Given(Rng):
     """The noise it is given."""
 
@@ -61,22 +48,12 @@ class Given(Rng):
 
 
 def variance_after(denoiser, step, points, variance):
-    """Of a sampler that is linear in its start and in every draw: exactly."""
-    rows = 2 + 2 * len(points)
-    start = torch.zeros(rows, 1, dtype=torch.float64)
-    start[0] = variance**0.5
-    out = sample(denoiser, step, lambda _: points, start.shape, rng=OneHot(rows, 1), start=start, dtype=torch.float64)
-    return float(out.square().sum())
+    """Of a sampler of at most two draws a step."""
+    return moments(denoiser, step, points, 0.0, variance, draws=2)[1]
 
 
 def walk(process, steps, top, low):
     return process.points([top + (low - top) * i / steps for i in range(steps + 1)])
-
-
-def slope(errors, steps):
-    x, y = -torch.tensor(steps, dtype=torch.float64).log(), torch.tensor(errors, dtype=torch.float64).log()
-    x, y = x - x.mean(), y - y.mean()
-    return float((x * y).sum() / (x * x).sum())
 
 
 STEPS = [
@@ -202,7 +179,7 @@ def test_stationary_variance_of_langevin():
     assert float(few.square().sum()) / point.sigma**2 == pytest.approx(settled_variance(h, 3.0, 5), rel=1e-9)
 
 
-def test_langevin_of_many_numbers_settles_at_the_sheets_variance():
+def test_langevin_of_many_numbers_settles_at_the_ladders_variance():
     """By the rule of norms e = 2 (r |z| / |s|)^2, stationary variance v / (1 - r^2): +2.6% for r = 0.16."""
     n, dims = 12, 4000
     denoiser, point = oracle(VE(), VARIANCE, dims), Gaussian(VE()).point(0.5)
