@@ -124,6 +124,10 @@ class Chain(Method):
     steps: int | None = None
     reverse: Ancestral = field(default_factory=Ancestral)
 
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise UsageProblem(f"steps is {self.steps}, but a chain has 1 or more")
+
     def points(self, denoiser: Denoiser) -> list[Point]:
         process = denoiser.process
         total = getattr(getattr(process, "schedule", process), "steps", None)
