@@ -61,16 +61,23 @@ def _ladder(process: Process) -> int:
 
 @dataclass(frozen=True)
 class Uniform(Grid):
-    """Evenly spaced t from `start` down to start / n; or down to 0, where schedules that keep some noise are sampled
-    (`through_zero`), so that only the last step goes to clean data."""
+    """Evenly spaced t from `start` down to start / n; or down to `end`; or to 0, where schedules that keep some noise are
+    sampled (`through_zero`), so that only the last step goes to clean data."""
 
     name: ClassVar[str] = "uniform"
     start: float = 1.0
     through_zero: bool = False
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.end is not None and not 0 < self.end < self.start:
+            raise UsageProblem(f"end is {self.end}, but must lie between 0 and start = {self.start}")
 
     def times(self, process: Process) -> list[float]:
-        n = max(self.steps - 1, 1) if self.through_zero else self.steps
-        return [self.start * (n - i) / n for i in range(self.steps)]
+        end = 0.0 if self.through_zero or self.end is None else self.end
+        n = self.steps if not self.through_zero and self.end is None else max(self.steps - 1, 1)
+        return [end + (self.start - end) * (n - i) / n for i in range(self.steps)]
 
 
 @dataclass(frozen=True)
