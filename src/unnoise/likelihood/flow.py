@@ -16,11 +16,12 @@ from ..errors import UsageProblem, unknown
 from ..laws import Normal, sum_event
 from ..rng import Rng
 from ..scalars import times
+from ..tableaux import HEUN, RK4
 from . import ode
 from .clock import Clock, clock
 
 EXACT_UP_TO = 64
-SOLVERS = {"adaptive": None, "heun": ode.HEUN, "rk4": ode.RK4}
+SOLVERS = {"adaptive": None, "heun": HEUN, "rk4": RK4}
 DIVERGENCES = ("auto", "exact", "rademacher", "gaussian")
 
 

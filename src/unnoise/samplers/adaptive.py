@@ -19,20 +19,9 @@ from ..errors import Problem, UsageProblem
 from ..processes import Process
 from ..processes.gaussian import Point
 from ..rng import Rng
+from ..tableaux import DORMAND_PRINCE
 from .exponential import Flow, combine
 from .loop import Denoise, Step
-
-# Dormand and Prince (1980): nodes, stages, and the fifth-order weights less the fourth-order ones.
-C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
-A = (
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
-E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
 @dataclass(frozen=True)
@@ -136,11 +125,11 @@ class RK45(Adaptive):
             return denoise.process.velocity(x, denoise.process.data(self.guess(denoise, x, t, which)), t)
 
         step = _column(h, x)
-        slopes = [slope(x, now)]
-        for c, row in zip(C, A, strict=True):
+        tried, slopes = x, [slope(x, now)]
+        for c, row in zip(DORMAND_PRINCE.c[1:], DORMAND_PRINCE.a[1:], strict=True):
             tried = x + step * combine(*((a, k) for a, k in zip(row, slopes, strict=True) if a))
             slopes.append(slope(tried, now + c * h))
-        difference = step * combine(*((e, k) for e, k in zip(E, slopes, strict=True) if e))
+        difference = step * combine(*((e, k) for e, k in zip(DORMAND_PRINCE.error, slopes, strict=True) if e))
         return tried, difference, self.scale(x, tried), 5
 
 
