@@ -18,7 +18,7 @@ class Tableau:
 
 HEUN = Tableau(2, ((), (1.0,)), (0.5, 0.5), (0.0, 1.0))
 RK4 = Tableau(4, ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), (0.0, 0.5, 0.5, 1.0))
-DORMAND_PRINCE = Tableau(  # Dormand and Prince (1980): order 5, with one of order 4; the last stage is the next step's first
+DORMAND_PRINCE = Tableau(
     5,
     (
         (),
@@ -33,3 +33,4 @@ DORMAND_PRINCE = Tableau(  # Dormand and Prince (1980): order 5, with one of ord
     (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0),
     (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
 )
+"""Dormand and Prince (1980): order 5, with one of order 4; the last stage is the first of the next step."""
