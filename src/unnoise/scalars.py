@@ -36,6 +36,11 @@ def times(coefficient: Scalar, x: Tensor) -> Tensor:
     return x if coefficient == 1 else x * coefficient
 
 
+def column(c: Tensor, like: Tensor) -> Tensor:
+    """One number for each example, (batch,), shaped to broadcast against `like`, (batch, ...)."""
+    return c.reshape(-1, *[1] * (like.ndim - 1))
+
+
 def plus(x: Tensor, coefficient: Scalar, y: Tensor) -> Tensor:
     """`x + coefficient * y`, in one pass over memory where the coefficient is a float: what a step costs is its passes."""
     return x + times(coefficient, y) if isinstance(coefficient, Tensor) else torch.add(x, y, alpha=coefficient)

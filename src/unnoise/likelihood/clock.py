@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import UsageProblem
 from ..processes import Gaussian, Process
 from ..processes.gaussian import Point
+from ..scalars import column
 
 LEAST_RATIO, MOST_RATIO = 1e-3, 1e4
 
@@ -48,7 +49,7 @@ class Clock:
         """t, its point for states x, and dt/du, for u of shape (batch,)."""
         t, slope = self.time(u)
         point = self.process.with_derivatives(t, x)
-        return t, point, slope.reshape(-1, *[1] * (x.ndim - 1))
+        return t, point, column(slope, x)
 
 
 def _even_in_log_snr(process: Gaussian, low: float, high: float, count: int = 2000) -> Clock:

@@ -20,6 +20,7 @@ from ..errors import UsageProblem
 from ..laws import Estimate
 from ..processes import Gaussian
 from ..rng import Rng
+from ..scalars import column
 
 
 class Mixture(nn.Module):
@@ -35,7 +36,7 @@ class Mixture(nn.Module):
         means = means.double()
         variances = torch.as_tensor(variances, dtype=torch.float64)
         if variances.ndim == 1 and means.ndim > 1 and len(variances) == len(means):
-            variances = variances.reshape(-1, *[1] * (means.ndim - 1))
+            variances = column(variances, means)
         weights = torch.ones(len(means)) if weights is None else weights
         self.register_buffer("means", means)
         self.register_buffer("variances", variances.expand_as(means))

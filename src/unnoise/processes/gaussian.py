@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import UsageProblem
 from ..laws import Normal
-from ..scalars import Scalar, expm1, log, plus, sqrt, times
+from ..scalars import Scalar, column, expm1, log, plus, sqrt, times
 from ..schedules import Schedule
 from .base import Process
 from .basis import Basis, Identity
@@ -86,7 +86,7 @@ class Gaussian(Process):
             return t
 
         def shaped(c: Tensor) -> Tensor:
-            return c.reshape(-1, *[1] * (x.ndim - 1)) if c.ndim == 1 else c
+            return column(c, x) if c.ndim == 1 else c
 
         t = t.double()
         return Point(shaped(t), shaped(self.schedule.alpha(t)), shaped(self.schedule.sigma(t)))

@@ -19,6 +19,7 @@ from ..errors import Problem, UsageProblem
 from ..processes import Process
 from ..processes.gaussian import Point
 from ..rng import Rng
+from ..scalars import column
 from ..tableaux import DORMAND_PRINCE
 from .exponential import Flow, combine
 from .loop import Denoise, Step
@@ -107,10 +108,6 @@ class Adaptive(Step):
         return self.atol + self.rtol * size
 
 
-def _column(c: Tensor, x: Tensor) -> Tensor:
-    return c.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
-
-
 @dataclass(frozen=True)
 class RK45(Adaptive):
     """Dormand-Prince 5(4) on dx/dt of the probability flow, in the process's own time (2011.13456, sec. 4.3): order 5 accepted."""
@@ -124,7 +121,7 @@ class RK45(Adaptive):
         def slope(x: Tensor, t: Tensor) -> Tensor:
             return denoise.process.velocity(x, denoise.process.data(self.guess(denoise, x, t, which)), t)
 
-        step = _column(h, x)
+        step = column(h, x).to(x.dtype)
         tried, slopes = x, [slope(x, now)]
         for c, row in zip(DORMAND_PRINCE.c[1:], DORMAND_PRINCE.a[1:], strict=True):
             tried = x + step * combine(*((a, k) for a, k in zip(row, slopes, strict=True) if a))
