@@ -123,6 +123,9 @@ class FromBetas(VariancePreserving):
     continuous-time solvers run on the same model at their full order; on straight pieces Heun stops improving at 1/T.
     """
 
+    cubic: Tensor
+    """(4, T): coefficients of each step, in powers of t T - i."""
+
     def __init__(self, betas: Tensor):
         super().__init__()
         betas = _double(betas)
@@ -134,9 +137,7 @@ class FromBetas(VariancePreserving):
         before = torch.cat([torch.zeros(1, dtype=torch.float64), falls.cumsum(0)[:-1]])
         first, last = torch.cat([falls[:1], inner]), torch.cat([inner, falls[-1:]])
         cubic = torch.stack([before, first, 3 * falls - 2 * first - last, first + last - 2 * falls])
-        self.register_buffer(
-            "cubic", cubic, persistent=False
-        )  # (4, T): coefficients of each step, in powers of t T - i
+        self.register_buffer("cubic", cubic, persistent=False)
 
     def _apply(self, fn, recurse=True):
         exact = self.cubic

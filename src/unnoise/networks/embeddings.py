@@ -25,6 +25,8 @@ class Sinusoids(nn.Module):
     t: (batch,) -> (batch, width), in float64 if t is, else in float32.
     """
 
+    frequencies: Tensor
+
     def __init__(self, width: int, kind: str = "sin-first"):
         super().__init__()
         if width % 2 or width < 4:

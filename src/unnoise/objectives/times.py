@@ -105,6 +105,9 @@ class LossSecondMoment(Times):
     Uniform until every step has `history` losses; then mixed with a uniform share `floor`. The weight is 1 / (steps p_i).
     """
 
+    losses: Tensor
+    counts: Tensor
+
     def __init__(self, steps: int, history: int = 10, floor: float = 0.001):
         super().__init__()
         self.steps, self.floor = steps, floor

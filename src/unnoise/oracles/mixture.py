@@ -29,6 +29,11 @@ class Mixture(nn.Module):
     `labels` (K,): the class of each component; a label then conditions on the components of its class.
     """
 
+    means: Tensor
+    variances: Tensor
+    log_weights: Tensor
+    labels: Tensor | None
+
     def __init__(
         self, means: Tensor, variances: Tensor | float, weights: Tensor | None = None, labels: Tensor | None = None
     ):
@@ -87,7 +92,7 @@ class Mixture(nn.Module):
     def log_prob(self, xt: Tensor, process: Gaussian, t, label: Tensor | None = None) -> Tensor:
         """log p_t(x_t), nats (batch,)."""
         point = process.at(t, xt)
-        alpha, sigma = (_column(c, xt) for c in (point.alpha, point.sigma))
+        alpha, sigma = (_coefficient(c, xt) for c in (point.alpha, point.sigma))
         return torch.logsumexp(self._parts(xt, alpha, sigma, label)[2], 1)
 
     def estimate(self, xt: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor | None = None) -> Estimate:
@@ -106,7 +111,7 @@ class Mixture(nn.Module):
         return MixtureDenoiser(self, process)
 
 
-def _column(c, like: Tensor) -> Tensor:
+def _coefficient(c, like: Tensor) -> Tensor:
     c = torch.as_tensor(c, dtype=torch.float64, device=like.device)
     return c.expand(len(like), *[1] * (like.ndim - 1)) if c.ndim == 0 else c
 
@@ -125,7 +130,7 @@ class MixtureDenoiser(Denoiser):
     def _estimate(self, xt: Tensor, t: Tensor, cond: Cond) -> Estimate:
         point = self.process.at(t, xt)
         label = None if cond is None else cond.get("label")
-        return self.mixture.estimate(xt, _column(point.alpha, xt), _column(point.sigma, xt), label)
+        return self.mixture.estimate(xt, _coefficient(point.alpha, xt), _coefficient(point.sigma, xt), label)
 
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Estimate:
         estimate = self._estimate(xt, t, cond)
@@ -135,7 +140,7 @@ class MixtureDenoiser(Denoiser):
         """grad log p_t(x_t) = -(x_t - alpha E[x_0 | x_t]) / sigma^2."""
         point = self.process.at(t, xt)
         x0 = self._estimate(xt, t, cond).mean
-        return (_column(point.alpha, xt) * x0 - xt) / _column(point.sigma, xt) ** 2
+        return (_coefficient(point.alpha, xt) * x0 - xt) / _coefficient(point.sigma, xt) ** 2
 
 
 def gaussian(mean: Tensor, variance: Tensor | float) -> Mixture:
