@@ -257,6 +257,22 @@ class VE(Schedule):
         return (-_double(log_snr) / 2 - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
 
 
+class Geometric(VE):
+    r"""NCSN's ladder: `steps` levels with one ratio gamma, from sigma_max at t = 1 to sigma_min at t = 1 / steps (1907.05600).
+
+    There is no limit t -> 0: the last level is where training and sampling end. The formula goes on to sigma_min / gamma.
+    """
+
+    def __init__(self, sigma_min: float, sigma_max: float, steps: int):
+        if steps < 2 or not 0 < sigma_min < sigma_max:
+            raise UsageProblem(
+                f"a ladder needs 2 levels or more, and 0 < sigma_min < sigma_max; not {steps}, {sigma_min:g} and {sigma_max:g}"
+            )
+        gamma = (sigma_max / sigma_min) ** (1 / (steps - 1))
+        super().__init__(sigma_min / gamma, sigma_max)
+        self.steps, self.gamma = steps, gamma
+
+
 class EDM(Schedule):
     """EDM's choice, noise level as time: alpha = 1, sigma = sigma_max t (2206.00364, table 1)."""
 

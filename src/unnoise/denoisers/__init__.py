@@ -2,9 +2,9 @@
 
 from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import Guidance, Guided, classifier_free, clip, dynamic_threshold, guided
-from .preconditioning import DDPM, EDM, IDDPM, VE, VP, Preconditioning, Raw, relation
+from .preconditioning import DDPM, EDM, IDDPM, VE, VP, Blind, Preconditioning, Raw, relation
 
 __all__ = [
-    "DDPM", "EDM", "IDDPM", "VE", "VP", "Denoiser", "Guidance", "Guided", "NetworkDenoiser", "Preconditioning", "Raw",
+    "DDPM", "EDM", "IDDPM", "VE", "VP", "Blind", "Denoiser", "Guidance", "Guided", "NetworkDenoiser", "Preconditioning", "Raw",
     "classifier_free", "clip", "dynamic_threshold", "guided", "relation",
 ]  # fmt: skip

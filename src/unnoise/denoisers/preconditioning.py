@@ -153,6 +153,16 @@ class VE(Preconditioning):
         return -log_snr / 2 - math.log(2)
 
 
+class Blind(VE):
+    r"""NCSNv2's: F = -eps, so that score = F / sigma, of a network that is told nothing (2006.09011, technique 3).
+
+    It must see the noise level in its input, which is left at its scale.
+    """
+
+    def c_noise(self, t: Tensor, log_snr: Tensor) -> Tensor:
+        return torch.zeros_like(log_snr)
+
+
 class IDDPM(Preconditioning):
     r"""improved-ddpm's column: F = eps, told the index of the nearest level of its cosine ladder.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import sqrt
 
+from .refinenet import RefineNetOptions
 from .unet import UNetOptions
 
 DDPM_CIFAR10 = UNetOptions(  # Ho et al. 2020, appendix B: 32x32, 35.7 M parameters
@@ -67,3 +68,16 @@ EDM_NCSNPP_CIFAR10 = replace(
 )
 EDM_DDPMPP_64 = replace(EDM_DDPMPP_CIFAR10, mult=(1, 2, 2, 2), attention=(4,), dropout=0.05)  # FFHQ, AFHQ: 64x64
 EDM_NCSNPP_64 = replace(EDM_NCSNPP_CIFAR10, mult=(1, 2, 2, 2), attention=(4,), dropout=0.05)
+
+NCSNPP_CIFAR10 = replace(  # Song et al. 2021, appendix H: NCSN++ of the VE SDE, 32x32, attention at 16, 62.8 M
+    EDM_NCSNPP_CIFAR10, mult=(1, 2, 2, 2), dropout=0.1, augment=0
+)
+NCSNPP_DEEP_CIFAR10 = replace(NCSNPP_CIFAR10, blocks=8)
+DDPMPP_CIFAR10 = replace(EDM_DDPMPP_CIFAR10, mult=(1, 2, 2, 2), dropout=0.1, augment=0)  # DDPM++ of VP and sub-VP
+DDPMPP_DEEP_CIFAR10 = replace(DDPMPP_CIFAR10, blocks=8)
+
+NCSN_32 = RefineNetOptions()  # Song & Ermon 2019, appendix A: CIFAR-10 and CelebA at 32x32
+NCSN_MNIST = replace(NCSN_32, channels=64)
+NCSNV2_32 = replace(NCSN_32, levels=None)  # Song & Ermon 2020: 32x32 and 64x64
+NCSNV2_128 = RefineNetOptions(mult=(1, 2, 2, 4, 4), dilations=(1, 1, 1, 2, 4), levels=None)  # 96x96 and 128x128
+NCSNV2_256 = RefineNetOptions(mult=(1, 2, 2, 2, 4, 4), dilations=(1, 1, 1, 1, 2, 4), levels=None)  # 256x256
