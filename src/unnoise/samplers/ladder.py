@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..errors import UsageProblem
 from ..processes import Gaussian
-from ..schedules import VE
-from .grids import LogSNR
+from ..schedules import Geometric
+from .grids import Integers
 
 
 def largest_distance(data: Tensor, most: int = 10_000) -> float:
@@ -76,13 +76,17 @@ class Ladder:
     levels: int
 
     @classmethod
-    def design(cls, data: Tensor, sigma_min: float = 0.02, share: float = 0.5) -> Ladder:
-        """For these data (count, *event), in their own units: 0.02 of [-1, 1] is the 0.01 of pixels in [0, 1]."""
-        sigma_max = largest_distance(data)
+    def spaced(cls, sigma_max: float, sigma_min: float, dimension: int, share: float = 0.5) -> Ladder:
+        """As many levels as technique 2 asks for in `dimension` numbers an example, rounded to a whole number."""
         if not 0 < sigma_min < sigma_max:
             raise UsageProblem(f"sigma_min is {sigma_min}, but must lie between 0 and the data's size, {sigma_max:.4g}")
-        gamma = spacing(data[0].numel(), share)
-        return cls(sigma_max, sigma_min, 1 + round(math.log(sigma_max / sigma_min) / math.log(gamma)))
+        steps = math.log(sigma_max / sigma_min) / math.log(spacing(dimension, share))
+        return cls(sigma_max, sigma_min, 1 + max(1, round(steps)))
+
+    @classmethod
+    def design(cls, data: Tensor, sigma_min: float = 0.02, share: float = 0.5) -> Ladder:
+        """For these data (count, *event), in their own units: 0.02 of [-1, 1] is the 0.01 of pixels in [0, 1]."""
+        return cls.spaced(largest_distance(data), sigma_min, data[0].numel(), share)
 
     @property
     def gamma(self) -> float:
@@ -90,9 +94,9 @@ class Ladder:
         return (self.sigma_max / self.sigma_min) ** (1 / (self.levels - 1))
 
     def process(self) -> Gaussian:
-        """Variance exploding between the ends."""
-        return Gaussian(VE(self.sigma_min, self.sigma_max))
+        """Variance exploding, at these levels."""
+        return Gaussian(Geometric(self.sigma_min, self.sigma_max, self.levels))
 
-    def grid(self) -> LogSNR:
+    def grid(self) -> Integers:
         """Every level, largest first."""
-        return LogSNR(self.levels, self.sigma_min, self.sigma_max)
+        return Integers(self.levels)

@@ -124,39 +124,56 @@ class PredictorCorrector(Step):
     r"""A `predictor` from t to s, and a `corrector` that moves within the marginal of one time (2011.13456, alg. 1).
 
     `first` "corrector" corrects at t, then predicts, as the published code does; "predictor" predicts, then corrects at s,
-    as the paper writes it, but for the last step. It has no order: see `Corrector`.
+    as the paper writes it, but for the last step. Either may be left out (None), not both: without a predictor the state
+    stays as it is between times, and ends with the guess of x_0. It has no order: see `Corrector`.
     """
 
     name: ClassVar[str] = "predictor-corrector"
-    predictor: Step = field(default_factory=ReverseDiffusion)
-    corrector: Step = field(default_factory=Langevin)
+    predictor: Step | None = field(default_factory=ReverseDiffusion)
+    corrector: Step | None = field(default_factory=Langevin)
     first: Literal["corrector", "predictor"] = "corrector"
 
     def __post_init__(self) -> None:
         if self.first not in ("corrector", "predictor"):
             raise UsageProblem(f"first is {self.first!r}, but takes corrector or predictor")
-        if not isinstance(self.corrector, Corrector):
-            raise UsageProblem(f"{self.corrector.name!r} is no corrector; take langevin or annealed-langevin")
-        if isinstance(self.predictor, Corrector):
-            raise UsageProblem(f"{self.predictor.name!r} predicts nothing; it is a sampler by itself")
+        if self.corrector is not None and not isinstance(self.corrector, Corrector):
+            raise UsageProblem(f"{self.corrector.name!r} is no corrector; take langevin, annealed-langevin or none")
+        if isinstance(self.predictor, (Corrector, PredictorCorrector)):
+            raise UsageProblem(f"{self.predictor.name!r} is no predictor; it is a sampler by itself")
+        if self.predictor is None and self.corrector is None:
+            raise UsageProblem("with neither predictor nor corrector nothing moves; name one of them")
+
+    @property
+    def parts(self) -> list[Step]:
+        """What there is of the two."""
+        return [part for part in (self.predictor, self.corrector) if part is not None]
 
     def evaluations(self, steps: int) -> int:
+        predicted = self.predictor.evaluations(steps) if self.predictor else 1
         corrected = steps if self.first == "corrector" else steps - 1
-        return self.predictor.evaluations(steps) + corrected * self.corrector.corrections  # type: ignore[attr-defined]
+        return predicted + corrected * (self.corrector.corrections if self.corrector else 0)  # type: ignore[attr-defined]
 
     def check(self, process) -> None:
-        self.predictor.check(process)
-        self.corrector.check(process)
+        super().check(process)
+        for part in self.parts:
+            part.check(process)
 
     def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]) -> tuple[Any, Any]:
-        return self.predictor.init(denoise, x, points), self.corrector.init(denoise, x, points)
+        predicting, correcting = (part and part.init(denoise, x, points) for part in (self.predictor, self.corrector))
+        return predicting, correcting
 
     def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state, rng: Rng) -> tuple[Tensor, Any]:
         predicting, correcting = state
-        correct = self.corrector.correct  # type: ignore[attr-defined]
+
+        def corrected(x: Tensor, at: Point) -> Tensor:
+            return self.corrector.correct(denoise, x, at, correcting, rng) if self.corrector else x  # type: ignore[attr-defined]
+
         if self.first == "corrector":
-            x = correct(denoise, x, t, correcting, rng)
-        x, predicting = self.predictor.step(denoise, x, t, s, predicting, rng)
+            x = corrected(x, t)
+        if self.predictor:
+            x, predicting = self.predictor.step(denoise, x, t, s, predicting, rng)
+        elif s.is_clean:
+            x = denoise.process.state(denoise(x, t).mean)
         if self.first == "predictor" and not s.is_clean:
-            x = correct(denoise, x, s, correcting, rng)
+            x = corrected(x, s)
         return x, (predicting, correcting)
