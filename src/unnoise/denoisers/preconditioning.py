@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..errors import unknown
 from ..processes.gaussian import Point
 from ..scalars import Scalar, sqrt
-from ..schedules import FromBetas, LinearVP, Schedule
+from ..schedules import FromBetas, Geometric, LinearVP, Schedule
 
 KINDS: dict[str, Callable[[Point], tuple[Scalar, Scalar]]] = {
     "x0": lambda c: (0.0, 1.0),
@@ -83,7 +83,7 @@ class DDPM(Preconditioning):
     `kind` is one of the table, or "mean": the mean of q(x_s | x_t, x_0) at the step before, s = t - 1/steps.
     """
 
-    def __init__(self, schedule: FromBetas, kind: str = "eps", scale: float = 1.0):
+    def __init__(self, schedule: FromBetas | Geometric, kind: str = "eps", scale: float = 1.0):
         super().__init__()
         if kind not in (*KINDS, "mean"):
             raise unknown("kind of prediction", kind, [*KINDS, "mean"])
