@@ -1,11 +1,10 @@
-"""What this machine does fastest: device, precision, memory allocator, threads. Found by looking, never by timing, so
+"""What this machine does fastest: device, precision, memory allocator. Found by looking, never by timing, so
 that a run is configured alike each time."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 from functools import cache
 from typing import Literal
 
@@ -76,14 +75,3 @@ def tune_allocator() -> bool:
         return all([libc.mallopt(name, value) == 1 for name, value in settings])
     except (OSError, AttributeError, TypeError):
         return False
-
-
-def good_threads() -> int:
-    """How many threads to compute with: the processors this process may use, or fewer if OMP_NUM_THREADS says so.
-
-    More threads than processors is far worse than fewer: each operation waits for the thread that was put to sleep.
-    Where neighbours are busy, one thread less than processors is often quicker.
-    """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(allowed, int(asked)) if asked.isdigit() and int(asked) > 0 else allowed

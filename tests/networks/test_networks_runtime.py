@@ -36,12 +36,5 @@ def test_allocator_keeps_working_after_tuning():
     assert torch.ones(1 << 22).sum() == 1 << 22
 
 
-def test_threads(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert runtime.good_threads() == 1
-    monkeypatch.setenv("OMP_NUM_THREADS", "100000")
-    assert 1 <= runtime.good_threads() < 100000
-
-
 def test_device_is_one_torch_can_use():
     assert torch.zeros(1, device=runtime.default_device()).sum() == 0

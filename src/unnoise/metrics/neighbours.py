@@ -14,7 +14,7 @@ References: Kynkaanniemi et al. 2019 (precision, recall); Naeem et al. 2020 (den
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -55,8 +55,6 @@ class PRDC:
             density=in_real_ball.sum().item() / (k * cross.shape[1]),
             coverage=in_real_ball.any(1).double().mean().item(),
         )
-
-    as_dict = asdict
 
 
 def precision_recall_density_coverage(real: Matrix, fake: Matrix, k: int = 5) -> PRDC:
@@ -103,8 +101,6 @@ class Memorisation:
         mine, fresh = samples.quantile(0.5).item(), held_out.quantile(0.5).item()
         closer = (samples < threshold).double().mean().item()
         return cls(mine, fresh, mine / fresh if fresh else float("nan"), closer, expected)
-
-    as_dict = asdict
 
 
 def memorisation(samples: Matrix, train: Matrix, held_out: Matrix, expected: float = 0.05) -> Memorisation:

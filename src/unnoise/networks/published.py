@@ -45,7 +45,6 @@ ADM_IMAGENET64 = UNetOptions(  # Dhariwal & Nichol 2021: 64x64, attention at 32,
     channels_per_head=64,
     dropout=0.1,
 )
-EDM_ADM_IMAGENET64 = ADM_IMAGENET64
 
 EDM_DDPMPP_CIFAR10 = UNetOptions(  # Karras et al. 2022, table 7: 32x32, attention at 16, 55.7 M
     channels=128,
