@@ -24,8 +24,8 @@ from torch import Tensor
 
 from .crew import crew, fail_together, on_main
 from .data import to_uint8
-from .data.encoded import SUFFIXES, header, pixels, settle
 from .data.pictures import grid, save_gif, save_png
+from .data.stored import read_arrays, read_images
 from .disk import sweep, write_json, write_whole
 from .errors import Problem, UsageProblem, unknown
 from .model import Model
@@ -153,7 +153,7 @@ class _Part:
     def npz(self) -> None:
         for share in self.shares(SHARD):
             path = self.out / "shards" / f"{share[0]:08d}.npz"
-            if path.exists() and len(_arrays(path).get("seeds", ())) == len(share):
+            if path.exists() and len(read_arrays(path).get("seeds", ())) == len(share):
                 self.tell(len(share))
                 continue
             images = torch.cat([x for _, x in self.images(share)])
@@ -226,61 +226,6 @@ def _leave_nothing(out: Path) -> None:
         for folder in (out / "images", out / "shards", out):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-
-
-# Reading
-
-
-def read_images(path: str | Path, count: int | None = None) -> Tensor:
-    """The images of a folder that `generate` made, of any folder of images of one size, or of an .npz file.
-
-    uint8 (count, channel, height, width), the first `count` in the order of their seeds or names. An .npz file holds
-    one array of uint8 images, (count, channel, height, width) or channels last. Raises Problem or UsageProblem.
-    """
-    path = Path(path)
-    if path.is_file():
-        return _npz_images(path)[:count]
-    if not path.is_dir():
-        raise UsageProblem(f"there is nothing at {path}; name a run, a folder of images, or an .npz file of images")
-    shards = sorted((path / "shards").glob("[0-9]*.npz"))
-    if shards:
-        parts, have = [], 0
-        for shard in shards:
-            parts.append(_npz_images(shard))
-            have += len(parts[-1])
-            if count is not None and have >= count:
-                break
-        return torch.cat(parts)[:count]
-    folder = path / "images" if (path / "sampling.json").exists() else path
-    if (path / "sampling.json").exists() and not folder.is_dir():
-        raise UsageProblem(f"{path} holds only a sheet of samples; sample with --format png or npz")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))[:count]
-    if not files:
-        raise Problem(f"there is no image in {folder}; name a run, a folder of images, or an .npz file of images")
-    channels, *size = settle(lambda: (header(p, str(p)) for p in files), str(folder), None, None)
-    height, width = size
-    return torch.stack([torch.from_numpy(pixels(p, str(p), channels, (height, width)).copy()) for p in files])
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file; {} if it is broken or holds objects, which could execute code."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception:  # zipfile and numpy have a dozen names for a damaged file
-        return {}
-
-
-def _npz_images(path: Path) -> Tensor:
-    found = [a for a in _arrays(path).values() if a.ndim == 4 and a.dtype == np.uint8]
-    if len(found) != 1 or not len(found[0]):
-        raise Problem(f"{path} cannot be read as an .npz file with one array of uint8 images (count, channel, h, w)")
-    array = found[0]
-    if array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
-        array = array.transpose(0, 3, 1, 2)
-    if array.shape[1] not in (1, 3):
-        raise Problem(f"the images of {path} have {array.shape[1]} channels, but 1 (grey) or 3 (colour) are read")
-    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 # Trajectories
