@@ -11,7 +11,8 @@ import torch
 from cli_tools import ENV, command
 from PIL import Image
 
-from unnoise.generate import draw, read_images, trajectory
+from unnoise.data.stored import read_images
+from unnoise.generate import draw, trajectory
 from unnoise.model import Model
 
 

@@ -121,7 +121,7 @@ def named_rows(sheet: Any, names: tuple[str, ...]) -> Any:
 def _score(model: Any, out: Path, data: str, count: int) -> list[list[str]]:
     """Rows of a short table; the whole report goes to eval.json."""
     from ..data import load
-    from ..generate import read_images
+    from ..data.stored import read_images
     from ..metrics import classify
 
     how, sampling = SamplingForm(), model.recipe.sampling()

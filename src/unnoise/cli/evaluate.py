@@ -72,7 +72,7 @@ def run(argv: list[str]) -> None:
 
 def _of_run(form: Eval) -> tuple[Any, dict[str, Any], str, str | None]:
     """Samples of a run, what they are, its data, and the fingerprint of those."""
-    from ..generate import read_images
+    from ..data.stored import read_images
     from ..training import Run
 
     model, sampling, label, precision = prepare(form.what, form.how)
@@ -84,7 +84,7 @@ def _of_run(form: Eval) -> tuple[Any, dict[str, Any], str, str | None]:
 
 
 def _of_files(form: Eval) -> tuple[Any, dict[str, Any], str, str | None]:
-    from ..generate import read_images
+    from ..data.stored import read_images
 
     if form.data is None and (form.what.is_dir() or form.what.is_file()):
         raise UsageProblem(f"{form.what} is not a run, so say what to compare it with: --data NAME or FOLDER")
