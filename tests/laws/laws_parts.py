@@ -59,6 +59,7 @@ SCHEDULES = {
     "sub-VP": S.SubVP(),
     "cosine": S.Cosine(),
     "VE": S.VE(),
+    "ladder": S.Geometric(0.01, 50.0, 200),
     "EDM": S.EDM(),
     "rectified": S.Rectified(),
     "learned": S.Learned(-12.0, 12.0, units=16).requires_grad_(False),
@@ -72,6 +73,7 @@ PRECONDITIONINGS = {
     "EDM": P.EDM(0.5),
     "VP": P.VP(),
     "VE": P.VE(),
+    "blind": P.Blind(),
     "IDDPM": P.IDDPM(),
 }
 
@@ -102,6 +104,8 @@ STEPS = {
     "reverse diffusion": ReverseDiffusion(),
     "langevin": Langevin(),
     "annealed langevin": AnnealedLangevin(h=0.1),
+    "corrector of no predictor": PredictorCorrector(None, AnnealedLangevin(h=0.1)),
+    "predictor of no corrector": PredictorCorrector(ReverseDiffusion(), None),
     "predictor-corrector": PredictorCorrector(corrector=AnnealedLangevin(corrections=1, h=0.05)),
     "predictor, then corrector": PredictorCorrector(Heun(), AnnealedLangevin(corrections=2, h=0.05), "predictor"),
 }
@@ -136,7 +140,9 @@ STEPS |= {
 IN_NOISE = {name for name, step in STEPS.items() if isinstance(step, (Adams, SingleStep))}  # that know no other time
 ADAPTIVE = {name for name, step in STEPS.items() if isinstance(step, Adaptive)}
 CORRECTORS = {
-    name for name, step in STEPS.items() if isinstance(step, Corrector)
+    name
+    for name, step in STEPS.items()
+    if isinstance(step, Corrector) or (isinstance(step, PredictorCorrector) and step.predictor is None)
 }  # by themselves: biased, and orderless
 
 GRIDS = {

@@ -21,6 +21,7 @@ from unnoise.objectives import (
     LogNormal,
     LossSecondMoment,
     Matching,
+    Sliced,
     Stratified,
     Uniform,
     UniformSteps,
@@ -74,6 +75,7 @@ def assert_minimum(objective, denoiser):
 MATCHINGS = {
     **{kind: Matching(kind, Uniform(0.1)) for kind in KINDS},
     **{f"weighting {name}": Matching("eps", Uniform(0.1), name) for name in WEIGHTINGS},
+    "sliced": Sliced(Uniform(0.1)),
     "a weighting of one's own": Matching("x0", Uniform(0.1), lambda c: torch.sigmoid(c.log_snr)),
 }
 

@@ -35,6 +35,7 @@ GRID = {  # where most of each path lies; the end of cosine schedules is left to
     "sub-VP": LogSNR,
     "cosine": LogSNR,
     "VE": Karras,
+    "ladder": LogSNR,
     "EDM": Karras,
     "rectified": Uniform,
     "learned": LogSNR,
@@ -76,7 +77,7 @@ def test_the_data_come_back(floor, name, step):
         grid = Karras(grid.steps)
     if name == "rectified" and isinstance(walker, (EulerMaruyama, ReverseDiffusion, PredictorCorrector)):
         grid = Karras(150)  # they begin where some signal is left
-    if name == "VE" and step in {"euler", "churn euler"}:
+    if name in {"VE", "ladder"} and step in {"euler", "churn euler"}:
         grid = LogSNR(600)  # its own time is log sigma, where the first order needs many steps
     denoiser = mixture.denoiser(process)
     if step == "ancestral, learned":

@@ -215,12 +215,13 @@ def test_order_of_correction():
 
 
 def test_annealed_langevin_ends_with_the_guess_or_the_state():
-    denoiser, ladder = oracle(VE(0.05, 5.0)), Ladder(5.0, 0.05, 30)
+    ladder = Ladder(5.0, 0.05, 30)
+    denoiser = oracle(ladder.process().schedule)
     guess, state = (
         sample(denoiser, AnnealedLangevin(10, denoise, h=0.1), ladder.grid(), (400, 1), dtype=torch.float64)
         for denoise in (True, False)
     )
-    low = torch.zeros(400, dtype=torch.float64)  # where VE ends at sigma_min
+    low = torch.full((400,), 1 / 30, dtype=torch.float64)  # the last level
     torch.testing.assert_close(guess, denoiser(state, low).mean, rtol=1e-9, atol=1e-12)
     assert float(guess.var()) == pytest.approx(VARIANCE, rel=0.5)
     assert AnnealedLangevin(10, h=0.1).evaluations(30) == 301 and AnnealedLangevin(10, False).evaluations(30) == 300
@@ -289,7 +290,7 @@ def test_a_ladder_for_data():
         (lambda: AnnealedLangevin(h=2.5), "h is 2.5"),
         (lambda: AnnealedLangevin(corrections=0), "at least 1"),
         (lambda: PredictorCorrector(corrector=Heun()), "no corrector"),
-        (lambda: PredictorCorrector(predictor=Langevin()), "predicts nothing"),
+        (lambda: PredictorCorrector(predictor=Langevin()), "no predictor"),
         (lambda: PredictorCorrector(first="last"), "corrector or predictor"),
         (lambda: spacing(3), "3 dimensions"),
         (lambda: Ladder.design(torch.zeros(3, 64)), "sigma_min"),
