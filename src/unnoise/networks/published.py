@@ -71,12 +71,12 @@ EDM_NCSNPP_64 = replace(EDM_NCSNPP_CIFAR10, mult=(1, 2, 2, 2), attention=(4,), d
 NCSNPP_CIFAR10 = replace(  # Song et al. 2021, appendix H: NCSN++ of the VE SDE, 32x32, attention at 16, 62.8 M
     EDM_NCSNPP_CIFAR10, mult=(1, 2, 2, 2), dropout=0.1, augment=0
 )
-NCSNPP_DEEP_CIFAR10 = replace(NCSNPP_CIFAR10, blocks=8)
-DDPMPP_CIFAR10 = replace(EDM_DDPMPP_CIFAR10, mult=(1, 2, 2, 2), dropout=0.1, augment=0)  # DDPM++ of VP and sub-VP
-DDPMPP_DEEP_CIFAR10 = replace(DDPMPP_CIFAR10, blocks=8)
+NCSNPP_DEEP_CIFAR10 = replace(NCSNPP_CIFAR10, blocks=8)  # 107.6 M
+DDPMPP_CIFAR10 = replace(EDM_DDPMPP_CIFAR10, mult=(1, 2, 2, 2), dropout=0.1, augment=0)  # of VP, sub-VP: 61.8 M
+DDPMPP_DEEP_CIFAR10 = replace(DDPMPP_CIFAR10, blocks=8)  # 106.6 M
 
-NCSN_32 = RefineNetOptions()  # Song & Ermon 2019, appendix A: CIFAR-10 and CelebA at 32x32
+NCSN_32 = RefineNetOptions()  # Song & Ermon 2019, appendix A: CIFAR-10 and CelebA at 32x32, 30.1 M
 NCSN_MNIST = replace(NCSN_32, channels=64)
-NCSNV2_32 = replace(NCSN_32, levels=None)  # Song & Ermon 2020: 32x32 and 64x64
+NCSNV2_32 = replace(NCSN_32, levels=None)  # Song & Ermon 2020: 32x32 and 64x64, 29.7 M
 NCSNV2_128 = RefineNetOptions(mult=(1, 2, 2, 4, 4), dilations=(1, 1, 1, 2, 4), levels=None)  # 96x96 and 128x128
 NCSNV2_256 = RefineNetOptions(mult=(1, 2, 2, 2, 4, 4), dilations=(1, 1, 1, 1, 2, 4), levels=None)  # 256x256
