@@ -102,10 +102,6 @@ class TrainingOptions:
         return self.lr * factor * (self.decay_to + (1 - self.decay_to) * left)
 
 
-PUBLISHED = TrainingOptions(ema_rampup=None, checkpoint_every=5000, preview_every=5000, log_every=50)
-"""What published trainings have in common: days long, and an average of the weights that does not ramp up."""
-
-
 def _check(name: str, value, holds, wanted: str) -> None:
     try:
         good = not isinstance(value, bool) and holds(value)
@@ -113,3 +109,7 @@ def _check(name: str, value, holds, wanted: str) -> None:
         good = False
     if not good:
         raise UsageProblem(f"{name} must be {wanted}, not {value!r}")
+
+
+PUBLISHED = TrainingOptions(ema_rampup=None, checkpoint_every=5000, preview_every=5000, log_every=50)
+"""What published trainings have in common: days long, and an average of the weights that does not ramp up."""
