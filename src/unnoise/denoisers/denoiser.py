@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Generic
 
 from torch import Tensor, nn
 
@@ -11,13 +12,25 @@ from ..processes import Gaussian, Process
 from ..scalars import times
 from .preconditioning import Preconditioning
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # knows defaults
+
+    P = TypeVar("P", bound=Process, default=Gaussian, covariant=True)
+else:
+    from typing import TypeVar
+
+    P = TypeVar("P")
+
 Cond = Mapping[str, Tensor] | None
 
 
-class Denoiser(nn.Module):
-    """Anything that guesses the data behind a state of `process`: a network, an oracle, a guided denoiser."""
+class Denoiser(nn.Module, Generic[P]):
+    """Anything that guesses the data behind a state of `process`: a network, an oracle, a guided denoiser.
 
-    process: Process
+    To a type checker a `Denoiser` is one on a Gaussian process, unless it says `Denoiser[Process]` or another.
+    """
+
+    process: P
 
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Law:
         """The law of x_0 given states `xt` at times `t` (batch,) and conditions `cond`."""

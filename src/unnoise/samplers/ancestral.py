@@ -66,7 +66,7 @@ class Ancestral(Step):
                 f"variance {self.variance!r} needs a Gaussian process; this model's is {type(process).__name__}"
             )
 
-    def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state, rng: Rng) -> tuple[Tensor, None]:
+    def step(self, denoise: Denoise[Process], x: Tensor, t: Point, s: Point, state, rng: Rng) -> tuple[Tensor, None]:
         guess = denoise(x, t)
         law = self.law(denoise.process, guess, x, t, s, rng=rng)
         return (law.mean if s.is_clean else law.sample(rng)), None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor
 
-from ..denoisers.denoiser import Cond, Denoiser
+from ..denoisers.denoiser import Cond, Denoiser, P
 from ..errors import UsageProblem
 from ..laws import Estimate, Law
 from ..processes import Gaussian, Process
@@ -22,12 +22,12 @@ SAMPLERS: dict[str, type[Step]] = {}
 State = Any
 
 
-class Denoise:
+class Denoise(Generic[P]):
     """A denoiser at work on one batch: called with a state and a point, it gives the law of x_0."""
 
     __slots__ = ("batch", "calls", "cond", "denoiser", "device", "process")
 
-    def __init__(self, denoiser: Denoiser, batch: int, cond: Cond, device: torch.device):
+    def __init__(self, denoiser: Denoiser[P], batch: int, cond: Cond, device: torch.device):
         self.denoiser, self.process = denoiser, denoiser.process
         self.batch, self.cond, self.device, self.calls = batch, cond, device, 0
 
