@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ..errors import unknown
 from ..recipe import Recipe
@@ -43,12 +44,13 @@ class Info:
 
 
 _SHELF: dict[str, type[Recipe]] = {}
+R = TypeVar("R", bound=Recipe)
 
 
-def paper(arxiv: str, title: str, authors: str, year: int, venue: str) -> Callable[[type[Recipe]], type[Recipe]]:
+def paper(arxiv: str, title: str, authors: str, year: int, venue: str) -> Callable[[type[R]], type[R]]:
     """Registers a recipe as the paper of this arXiv number. `authors` are separated by commas."""
 
-    def register(recipe: type[Recipe]) -> type[Recipe]:
+    def register(recipe: type[R]) -> type[R]:
         slug = recipe.__module__.rsplit(".", 1)[-1].replace("_", "-")
         summary = (recipe.__doc__ or "").strip().splitlines()[0]
         names = tuple(name.strip() for name in authors.split(","))

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..scalars import Scalar
+
 if TYPE_CHECKING:
     from ..recipe import Recipe
     from .lab import Lab
@@ -70,7 +72,7 @@ class Check:
     statement: str
     source: str
     tolerance: float
-    measure: Callable[[], tuple[float, float]]
+    measure: Callable[[], tuple[Scalar, Scalar]]
 
     def run(self) -> dict[str, Any]:
         measured, expected = (float(v) for v in self.measure())
@@ -96,7 +98,7 @@ def untestable(recipe: type[Recipe], statement: str, source: str, reason: str) -
 def check(recipe: type[Recipe], statement: str, source: str, tolerance: float):
     """Declares the function below it as an exact check."""
 
-    def declare(measure: Callable[[], tuple[float, float]]):
+    def declare(measure: Callable[[], tuple[Scalar, Scalar]]):
         recipe.info.checks.append(Check(measure.__name__, statement, source, tolerance, measure))
         return measure
 
