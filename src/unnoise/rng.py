@@ -16,7 +16,7 @@ from torch import Tensor
 _32, _64 = (1 << 32) - 1, (1 << 64) - 1
 
 
-def stream(*key: int, device="cpu") -> torch.Generator:
+def stream(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator named by some integers.
 
     torch seeds its CPU generator with 32 bits, so the key is folded to 32 bits in a way that never sends two keys that
@@ -45,7 +45,7 @@ class Rng:
         self,
         keys: Sequence[tuple[int, ...]],
         shared_key: tuple[int, ...] = (0,),
-        device="cpu",
+        device: torch.device | str = "cpu",
         total: int | None = None,
     ):
         self.keys = [tuple(int(k) for k in key) for key in keys]
@@ -56,12 +56,14 @@ class Rng:
         self.shared = stream(*self.shared_key, -1)
 
     @classmethod
-    def from_seeds(cls, seeds: Sequence[int] | Tensor, device="cpu") -> Rng:
+    def from_seeds(cls, seeds: Sequence[int] | Tensor, device: torch.device | str = "cpu") -> Rng:
         """Streams for sampling: example i depends on `seeds[i]` alone."""
         return cls([(int(seed),) for seed in seeds], device=device)
 
     @classmethod
-    def for_step(cls, seed: int, step: int, positions: Sequence[int], device="cpu", total: int | None = None) -> Rng:
+    def for_step(
+        cls, seed: int, step: int, positions: Sequence[int], device: torch.device | str = "cpu", total: int | None = None
+    ) -> Rng:
         """Streams for one training step: `positions` are the places in the global batch, of `total`, held by this process."""
         return cls([(seed, step, int(p)) for p in positions], (seed, step), device, total)
 

@@ -64,7 +64,7 @@ def _even_in_log_snr(process: Gaussian, low: float, high: float, count: int = 20
 
 def log_snr_slope(point: Point) -> Tensor:
     """d log-SNR / dt = 2 (alpha'/alpha - sigma'/sigma), below 0."""
-    return 2 * (point.dalpha / point.alpha - point.dsigma / point.sigma)
+    return torch.as_tensor(2 * (point.dalpha / point.alpha - point.dsigma / point.sigma))
 
 
 def clock(process: Process, start: float | None, what: str) -> Clock:
@@ -83,11 +83,11 @@ def clock(process: Process, start: float | None, what: str) -> Clock:
         raise UsageProblem(f"start is {start}, but must lie between 0 (data) and 1 (noise)")
     clean, noise = process.points([0.0, 1.0])
     if isinstance(noise.ratio, Tensor):
-        return Clock(process, start or 1e-4, 1 - 1e-6 if bool((noise.alpha == 0).any()) else 1.0)
+        return Clock(process, start or 1e-4, 1 - 1e-6 if bool(torch.as_tensor(noise.alpha == 0).any()) else 1.0)
     schedule = process.schedule
     if start is None and (steps := getattr(schedule, "steps", None)):
         start = 1 / steps
-    least, most = max(clean.ratio, LEAST_RATIO), min(noise.ratio, MOST_RATIO)
+    least, most = max(float(clean.ratio), LEAST_RATIO), min(noise.ratio, MOST_RATIO)
     wanted = torch.tensor([-2 * math.log(least), -2 * math.log(most)], dtype=torch.float64)
     with torch.no_grad():
         low, high = schedule.time(wanted).clamp(0, 1).tolist()

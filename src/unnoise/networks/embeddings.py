@@ -31,9 +31,9 @@ class Sinusoids(nn.Module):
         super().__init__()
         if width % 2 or width < 4:
             raise UsageProblem(f"a time embedding of width {width} is not possible; choose an even width of at least 4")
-        self.kind, self.half = kind, width // 2
+        self.kind, self.pairs = kind, width // 2
         if kind == "fourier":
-            random = torch.randn(self.half, generator=stream(int(FOURIER_SCALE), width))
+            random = torch.randn(self.pairs, generator=stream(int(FOURIER_SCALE), width))
             self.register_buffer("frequencies", 2 * math.pi * FOURIER_SCALE * random)
 
     def forward(self, t: Tensor) -> Tensor:
@@ -41,8 +41,8 @@ class Sinusoids(nn.Module):
         if self.kind == "fourier":
             f = self.frequencies.to(dtype)
         else:
-            i = torch.arange(self.half, dtype=dtype, device=t.device)
-            f = torch.exp(i * (-math.log(10000) / (self.half - (self.kind == "sin-first"))))
+            i = torch.arange(self.pairs, dtype=dtype, device=t.device)
+            f = torch.exp(i * (-math.log(10000) / (self.pairs - (self.kind == "sin-first"))))
         angle = t.to(dtype)[:, None] * f
         halves = (angle.cos(), angle.sin()) if self.kind == "cos-first" else (angle.sin(), angle.cos())
         return torch.cat(halves, dim=1)
@@ -111,7 +111,7 @@ class Embedding(nn.Module):
             labels = None if self.labels is None else self.labels(label, len(t))
             if labels is not None and self.early_labels:
                 h = h + labels
-            if augment is not None:
+            if augment is not None and self.augment is not None:
                 h = h + self.augment(augment.to(dtype))
             h = self.outer(F.silu(self.inner(h)))
             if labels is not None and not self.early_labels:

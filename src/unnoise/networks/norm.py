@@ -83,7 +83,8 @@ class FusedNormAct(torch.autograd.Function):
         rows = _rows(x)
         pixels = rows.shape[1]
         dtype = torch.promote_types(x.dtype, torch.float32)
-        w, bias_, e, s, t = (None if v is None else v.to(dtype) for v in (weight, bias, add, scale, shift))
+        w, bias_ = weight.to(dtype), bias.to(dtype)
+        e, s, t = (None if v is None else v.to(dtype) for v in (add, scale, shift))
 
         m1, m2 = _sums(rows, dtype) / pixels, _sums(rows * rows, dtype) / pixels
         moved = m1
@@ -131,7 +132,7 @@ class FusedNormAct(torch.autograd.Function):
             None if s is None else w * gz + bias * s0,
             s0,
         )
-        told_grads = (None if t is None else v.to(t) for v, t in zip(grads, ctx.wants, strict=True))
+        told_grads = (v if v is None or t is None else v.to(t) for v, t in zip(grads, ctx.wants, strict=True))
         return _image(dx, x), *told_grads, None, None, None
 
 

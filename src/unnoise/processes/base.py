@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..laws import Law
 from ..rng import Rng
+from ..scalars import Scalar
 
 
 class Process(nn.Module):
@@ -18,11 +19,11 @@ class Process(nn.Module):
     Times are given as a `Tensor` of shape (batch,), or as a point: one time for the whole batch with its coefficients.
     """
 
-    def point(self, t: float):
+    def point(self, t: Scalar):
         """The point of time t: whatever solvers need to know of it, computed once."""
         return self.points([t])[0]
 
-    def points(self, times: Sequence[float]) -> list:
+    def points(self, times: Sequence[Scalar]) -> list:
         raise NotImplementedError
 
     def state(self, x0: Tensor) -> Tensor:

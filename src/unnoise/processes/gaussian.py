@@ -66,6 +66,10 @@ def decay(t: Point, s: Point) -> Scalar:
     return -expm1(2 * (t.half_log_snr - s.half_log_snr))
 
 
+def _against(c: Tensor, x: Tensor) -> Tensor:
+    return column(c, x) if c.ndim == 1 else c
+
+
 class Gaussian(Process):
     """x_t = alpha(t) x_0 + sigma(t) eps. The state is the data in `basis` (the identity by default)."""
 
@@ -73,7 +77,7 @@ class Gaussian(Process):
         super().__init__()
         self.schedule, self.basis = schedule, basis or Identity()
 
-    def points(self, times: Sequence[float] | Tensor) -> list[Point]:
+    def points(self, times: Sequence[Scalar] | Tensor) -> list[Point]:
         t = torch.as_tensor(times, dtype=torch.float64)
         with torch.no_grad():
             columns = (t, self.schedule.alpha(t), self.schedule.sigma(t), *self.schedule.derivatives(t))
@@ -84,20 +88,16 @@ class Gaussian(Process):
         """The coefficients at times t, (batch,), shaped to broadcast against the state x. A point is passed through."""
         if isinstance(t, Point):
             return t
-
-        def shaped(c: Tensor) -> Tensor:
-            return column(c, x) if c.ndim == 1 else c
-
         t = t.double()
-        return Point(shaped(t), shaped(self.schedule.alpha(t)), shaped(self.schedule.sigma(t)))
+        return Point(*(_against(c, x) for c in (t, self.schedule.alpha(t), self.schedule.sigma(t))))
 
     def with_derivatives(self, t: Tensor | Point, x: Tensor) -> Point:
         """As `at`, with d alpha/dt and d sigma/dt."""
-        point = self.at(t, x)
         if isinstance(t, Point):
-            return point
-        dalpha, dsigma = self.schedule.derivatives(t.double())
-        return Point(point.t, point.alpha, point.sigma, dalpha.reshape_as(point.alpha), dsigma.reshape_as(point.sigma))
+            return t
+        t = t.double()
+        columns = (t, self.schedule.alpha(t), self.schedule.sigma(t), *self.schedule.derivatives(t))
+        return Point(*(_against(c, x) for c in columns))
 
     def state(self, x0: Tensor) -> Tensor:
         return self.basis(x0)

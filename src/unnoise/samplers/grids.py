@@ -140,7 +140,7 @@ def _ends(process: Process, sigma_min: float, sigma_max: float | None) -> tuple[
     clean, noise = process.points([0.0, 1.0])
     if isinstance(noise.ratio, torch.Tensor):
         raise UsageProblem("this grid needs one noise level, and this process has one for each frequency; use uniform")
-    top, low = sigma_max or min(noise.ratio, 80.0), max(sigma_min, clean.ratio)
+    top, low = sigma_max or min(noise.ratio, 80.0), max(sigma_min, float(clean.ratio))
     if not 0 < low < top:
         raise UsageProblem(f"sigma_min is {sigma_min}, but must lie between 0 and sigma_max = {top:.4g}")
     return top, low

@@ -33,7 +33,7 @@ class Denoise(Generic[P]):
 
     def __call__(self, x: Tensor, point: Point) -> Law | Estimate:
         self.calls += 1
-        return self.denoiser(x, torch.full((self.batch,), point.t, dtype=torch.float64, device=self.device), self.cond)
+        return self.denoiser(x, torch.full((self.batch,), float(point.t), dtype=torch.float64, device=self.device), self.cond)
 
 
 class Step:
