@@ -132,7 +132,7 @@ class FusedNormAct(torch.autograd.Function):
             None if s is None else w * gz + bias * s0,
             s0,
         )
-        told_grads = (v if v is None or t is None else v.to(t) for v, t in zip(grads, ctx.wants, strict=True))
+        told_grads = (None if v is None or t is None else v.to(t) for v, t in zip(grads, ctx.wants, strict=True))
         return _image(dx, x), *told_grads, None, None, None
 
 

@@ -33,7 +33,8 @@ class Denoise(Generic[P]):
 
     def __call__(self, x: Tensor, point: Point) -> Law | Estimate:
         self.calls += 1
-        return self.denoiser(x, torch.full((self.batch,), float(point.t), dtype=torch.float64, device=self.device), self.cond)
+        t = torch.full((self.batch,), float(point.t), dtype=torch.float64, device=self.device)
+        return self.denoiser(x, t, self.cond)
 
 
 class Step:
