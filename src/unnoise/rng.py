@@ -13,6 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .scalars import Scalar, plus
+
 _32, _64 = (1 << 32) - 1, (1 << 64) - 1
 
 
@@ -53,6 +55,8 @@ class Rng:
         self.shared_key = tuple(int(k) for k in shared_key)
         self.device = torch.device(device)
         self._streams = [stream(*key) for key in self.keys]
+        self._kept: tuple[Tensor, tuple[Tensor, ...]] | None = None
+        self._reuse = False
         self.shared = stream(*self.shared_key, -1)
 
     @classmethod
@@ -62,7 +66,12 @@ class Rng:
 
     @classmethod
     def for_step(
-        cls, seed: int, step: int, positions: Sequence[int], device: torch.device | str = "cpu", total: int | None = None
+        cls,
+        seed: int,
+        step: int,
+        positions: Sequence[int],
+        device: torch.device | str = "cpu",
+        total: int | None = None,
     ) -> Rng:
         """Streams for one training step: `positions` are the places in the global batch, of `total`, held by this process."""
         return cls([(seed, step, int(p)) for p in positions], (seed, step), device, total)
@@ -80,10 +89,20 @@ class Rng:
         return Rng([(*purpose, *key) for key in self.keys], (*purpose, *self.shared_key), self.device, self.total)
 
     def _fill(self, draw, event: Sequence[int], dtype: torch.dtype) -> Tensor:
-        out = torch.empty(len(self.keys), *event, dtype=dtype)
-        for row, generator in zip(out.unbind(0), self._streams, strict=True):
+        out, rows = self._rows((len(self.keys), *event), dtype)
+        for row, generator in zip(rows, self._streams, strict=True):
             draw(row, generator=generator)
         return out.to(self.device)
+
+    def _rows(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """A tensor to fill and its rows; those of the time before, if nobody keeps them."""
+        if self._reuse and self._kept is not None and (self._kept[0].shape, self._kept[0].dtype) == (shape, dtype):
+            return self._kept
+        out = torch.empty(shape, dtype=dtype)
+        found = out, out.unbind(0)
+        if self._reuse:
+            self._kept = found
+        return found
 
     def normal(self, *event: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers, shape `(len(self), *event)`; drawn in float32, then cast."""
@@ -92,6 +111,14 @@ class Rng:
     def normal_like(self, x: Tensor) -> Tensor:
         """Standard normal numbers of the shape, type and device of `x`, whose first axis is the batch."""
         return self.normal(*x.shape[1:], dtype=x.dtype).to(x.device)
+
+    def disturb(self, mean: Tensor, std: Scalar) -> Tensor:
+        """mean + std z with the z of `normal_like`, whose memory serves again: what a step of a sampler needs, for less."""
+        self._reuse = True
+        try:
+            return plus(mean, std, self.normal_like(mean))
+        finally:
+            self._reuse = False
 
     def uniform(self, *event: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Uniform numbers in [0, 1), shape `(len(self), *event)`, drawn in float64."""
