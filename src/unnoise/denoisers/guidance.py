@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -65,6 +66,10 @@ def dynamic_threshold(percentile: float = 99.5) -> Guidance:
     return lambda denoiser: Guided(denoiser, rule)
 
 
+@overload
+def drop(cond: None, mask: Tensor | None = None) -> None: ...
+@overload
+def drop(cond: Mapping[str, Tensor], mask: Tensor | None = None) -> dict[str, Tensor]: ...
 def drop(cond: Cond, mask: Tensor | None = None) -> Cond:
     """Conditions replaced by the null condition, everywhere or where `mask` (batch,) is true: labels become -1."""
     if cond is None:

@@ -115,7 +115,7 @@ class RK45(Adaptive):
     name: ClassVar[str] = "rk45"
 
     def clock(self, point: Point) -> float:
-        return point.t
+        return float(point.t)
 
     def attempt(self, denoise, x, now, h, which):
         def slope(x: Tensor, t: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class DPMSolverAdaptive(Adaptive):
         Flow(self.variable)
 
     def clock(self, point: Point) -> float:
-        return point.half_log_snr
+        return float(point.half_log_snr)
 
     def attempt(self, denoise, x, now, h, which):
         process: Process = denoise.process
@@ -161,7 +161,7 @@ class DPMSolverAdaptive(Adaptive):
             return process.at(process.schedule.time(2 * half_log_snr), x)
 
         def value(x: Tensor, u: Point) -> Tensor:
-            return flow.value(x, self.guess(denoise, x, u.t.flatten(), which), u)
+            return flow.value(x, self.guess(denoise, x, torch.as_tensor(u.t).flatten(), which), u)
 
         def move(u: Point, nodes: list[Point]) -> Tensor:
             weights = flow.weights(nodes, t, u)

@@ -233,7 +233,7 @@ def adams(order: int) -> list[float]:
     totals = [0.0] * order
     for u, w in NODES:
         for j, basis in enumerate(_lagrange(tuple(-float(k) for k in range(order)), u)):
-            totals[j] += w * basis
+            totals[j] += w * float(basis)
     return totals
 
 

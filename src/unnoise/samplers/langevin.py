@@ -113,7 +113,7 @@ class AnnealedLangevin(Corrector):
         levels = [t.ratio for t in points if not t.is_clean]
         if len(levels) < 2 or any(isinstance(r, Tensor) for r in levels) or levels[0] == float("inf"):
             raise UsageProblem("the step of annealed-langevin follows from two or more finite noise levels; give h")
-        return best_step((levels[0] / levels[-1]) ** (1 / (len(levels) - 1)), self.corrections)
+        return best_step(float(levels[0] / levels[-1]) ** (1 / (len(levels) - 1)), self.corrections)
 
     def size(self, score: Tensor, z: Tensor, t: Point, state: Any) -> Scalar:
         return state * t.sigma**2

@@ -27,7 +27,7 @@ from ..errors import UsageProblem, unknown
 from ..processes import Gaussian
 from ..processes.gaussian import Point
 from ..rng import Rng
-from ..scalars import times
+from ..scalars import Scalar, times
 from .exponential import Flow, combine
 from .loop import Denoise, Step
 from .noise import Noise, out_of_noise
@@ -39,7 +39,7 @@ FORMULAS = ("dpmsolver", "taylor")
 class Stages:
     """The stage points of every step of a walk, by their ends; the source of noise; the steps to come."""
 
-    points: dict[tuple[float, float], list[Point]]
+    points: dict[tuple[Scalar, Scalar], list[Point]]
     noise: Noise
     left: int
 
@@ -109,7 +109,7 @@ class SingleStep(Step):
         pairs = [(t, s) for t, s in zip(points, points[1:], strict=False) if not s.is_clean and self.flow.reaches(t)]
         return Stages(self._between(denoise.process, pairs), Noise(self.flow, self.brownian), len(points) - 1)
 
-    def _between(self, process: Gaussian, pairs: list[tuple[Point, Point]]) -> dict[tuple[float, float], list[Point]]:
+    def _between(self, process: Gaussian, pairs: list[tuple[Point, Point]]) -> dict[tuple[Scalar, Scalar], list[Point]]:
         """Stages at the fractions of log-SNR; of t, where every frequency has its own log-SNR."""
         if self.stages == 1 or not pairs:
             return {(t.t, s.t): [] for t, s in pairs}
