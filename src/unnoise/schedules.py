@@ -314,11 +314,12 @@ class Rectified(Schedule):
 class Learned(VariancePreserving):
     r"""VDM's schedule: gamma(t) = -log-SNR is a monotone network between two learned ends (2107.00630, app. H).
 
-    gamma(t) = gamma_0 + (gamma_1 - gamma_0) (m(t) - m(0)) / (m(1) - m(0)),
-    m(t) = |w| t + sum_j |c_j| sigmoid(|a_j| (2t - 1) + b_j) / units.
+    gamma(t) = gamma_0 + (gamma_1 - gamma_0) m(t),   m(t) = (n(t) - n(0)) / (n(1) - n(0)),
+    n(t) = |w| t + sum_j |c_j| sigmoid(|a_j| (2t - 1) + b_j) / units.
 
-    It begins nearly linear in t. The ends are `log_snr_max` and `log_snr_max - exp(log_range)`, so they never cross; the
-    bound moves them, and the interior moves the bound's variance alone. Kept in float64 whatever the model is cast to.
+    It begins nearly linear in t, and without units it is linear. The ends are `log_snr_max` and `log_snr_max -
+    exp(log_range)`, so they never cross; the bound moves them, and the interior moves the bound's variance alone. Kept in
+    float64 whatever the model is cast to.
     """
 
     def __init__(self, log_snr_min: float = -5.0, log_snr_max: float = 13.3, units: int = 1024):
@@ -332,6 +333,8 @@ class Learned(VariancePreserving):
         self.steepness = nn.Parameter(torch.full_like(centres, 4.0))
         self.offset = nn.Parameter(-4.0 * centres)
         self.height = nn.Parameter(torch.full_like(centres, 0.05))
+        for parameter in (self.slope, self.steepness, self.offset, self.height):
+            parameter.requires_grad_(units > 0)
 
     def _apply(self, fn, recurse=True):
         exact = {name: p.data for name, p in self.named_parameters()}
@@ -347,11 +350,27 @@ class Learned(VariancePreserving):
     @property
     def interior(self) -> list[nn.Parameter]:
         """What bends the curve between its ends: by it the bound's expectation does not move."""
-        return [self.slope, self.steepness, self.offset, self.height]
+        return [self.slope, self.steepness, self.offset, self.height] if len(self.height) else []
+
+    def _bends(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The units at t (*t, units), how steep each is in t, and their shares of n."""
+        steepness = 2 * self.steepness.abs()
+        bends = torch.sigmoid((t[..., None] - 0.5) * steepness + self.offset)
+        return bends, steepness, self.height.abs() / max(len(self.height), 1)
 
     def _monotone(self, t: Tensor) -> Tensor:
-        bends = torch.sigmoid((2 * t[..., None] - 1) * self.steepness.abs() + self.offset)
-        return self.slope.abs() * t + (bends * self.height.abs()).mean(-1)
+        bends, _, shares = self._bends(t)
+        return self.slope.abs() * t + bends @ shares
+
+    def course(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """m(t), the share of the way from the clean end to the noisy one, m'(t) and m''(t)."""
+        t = _double(t)
+        low, high = self._monotone(torch.tensor([0.0, 1.0], dtype=torch.float64, device=t.device))
+        bends, steepness, shares = self._bends(t)
+        first = bends * (1 - bends) * steepness
+        second = first * (1 - 2 * bends) * steepness
+        rise = self.slope.abs() * t + bends @ shares - low, self.slope.abs() + first @ shares, second @ shares
+        return rise[0] / (high - low), rise[1] / (high - low), rise[2] / (high - low)
 
     def log_snr(self, t: Tensor) -> Tensor:
         t = _double(t)
@@ -360,6 +379,11 @@ class Learned(VariancePreserving):
 
     def log_alpha(self, t: Tensor) -> Tensor:
         return _log_alpha_of(self.log_snr(t))
+
+    def dlog_alpha(self, t: Tensor) -> Tensor:
+        share, slope, _ = self.course(t)
+        log_snr = self.log_snr_max - self.log_range.exp() * share
+        return -0.5 * torch.sigmoid(-log_snr) * self.log_range.exp() * slope  # alpha^2 = sigmoid(log-SNR)
 
     def sigma(self, t: Tensor) -> Tensor:
         return torch.sigmoid(-self.log_snr(t)).sqrt()

@@ -71,6 +71,7 @@ PRECONDITIONINGS = {
     "DDPM": P.DDPM(SCHEDULES["linear betas"]),
     "DDPM mean": P.DDPM(SCHEDULES["linear betas"], "mean"),
     "EDM": P.EDM(0.5),
+    "VDM": P.VDM(),
     "VP": P.VP(),
     "VE": P.VE(),
     "blind": P.Blind(),
@@ -84,6 +85,7 @@ TIMES = {
     "stratified steps": T.Stratified(1000),
     "log-normal": T.LogNormal(),
     "loss second moment": T.LossSecondMoment(1000),
+    "adaptive": T.Adaptive(T.Uniform()),
 }
 
 STEPS = {

@@ -15,11 +15,14 @@ from unnoise.objectives import (
     P2,
     WEIGHTINGS,
     Bound,
+    EDMLoss,
     EDMMonotone,
     Flipped,
+    Hybrid,
     LogNormal,
     Matching,
     MinSNR,
+    Objective,
     Sigmoid,
     Stratified,
     Uniform,
@@ -86,7 +89,7 @@ def test_edm_monotone_is_edms_weighting_held_at_its_peak():
     assert part.peak == pytest.approx(-3.308, abs=5e-4)
     edm = implied_weighting(Matching("F", LogNormal()), network(Gaussian(EDM())), L)
     ours = implied_weighting(Matching("v", Uniform(), "edm-monotone"), COSINE, L)
-    top = float(part.edm(torch.tensor(part.peak).double()))
+    top = float(EDMLoss().w(torch.tensor(part.peak).double()))
     above = part.peak < L
     # EDM's loss is its w times 2 / sigma_data^2
     torch.testing.assert_close(ours.weight[above], edm.weight[above] * 0.5 * 0.25, rtol=1e-6, atol=0)
@@ -127,7 +130,7 @@ def test_densities_integrate_to_one(schedule):
 
 @pytest.mark.parametrize("times", [Uniform(0.001), Stratified(start=0.01), LogNormal(), UniformSteps(1000)])
 @pytest.mark.parametrize("process", [COSINE, OT, Gaussian(LinearVP()), Gaussian(FromBetas(linear_betas(1000)))])
-@pytest.mark.parametrize("name", ["elbo", "sigmoid", "edm-monotone"])
+@pytest.mark.parametrize("name", ["elbo", "sigmoid", "edm", "edm-monotone"])
 def test_an_integral_does_not_depend_on_schedule_or_times(name, times, process):
     implied = implied_weighting(Matching("v", times, name), process, L)
     torch.testing.assert_close(implied.weight, WEIGHTINGS[name].w(L), rtol=1e-8, atol=0)
@@ -207,8 +210,12 @@ def test_what_implies_no_weighting_says_so():
         pass
 
     chain = Gaussian(FromBetas(linear_betas(100)))
-    with pytest.raises(UsageProblem, match="Bound is no Matching"):
-        implied_weighting(Bound(100, UniformSteps(100), Ancestral()), chain)
+
+    class Judged(Objective):
+        pass
+
+    with pytest.raises(UsageProblem, match="Judged objective compares no noise"):
+        implied_weighting(Judged(), chain)
     with pytest.raises(UsageProblem, match="Cold process has no log-SNR"):
         implied_weighting(Matching("eps", Uniform()), Cold())
     with pytest.raises(UsageProblem, match="no network output"):
@@ -221,3 +228,32 @@ def test_what_implies_no_weighting_says_so():
 
 def test_every_named_weighting_is_one():
     assert all(isinstance(w, Weighting) for name, w in WEIGHTINGS.items() if name != "constant")
+
+
+def test_the_bound_of_a_long_chain_weights_as_the_elbo():
+    """T (e^(lambda_s - lambda_t) - 1) / (-dlambda/dt) for the small variance, in bits: 1 / ln 2 as T grows, at first order."""
+    inside = L[(L > -4) & (L < 4)]
+    errors = []
+    for steps in (1000, 4000):
+        chain = Gaussian(FromBetas(linear_betas(steps)))
+        bound = Bound(steps, UniformSteps(steps), Ancestral())
+        weight = implied_weighting(bound, chain, inside).weight * math.log(2)
+        t = chain.schedule.time(inside)
+        s = t - 1 / steps
+        slope = -(chain.schedule.log_snr(t + 1e-6) - chain.schedule.log_snr(t - 1e-6)) / 2e-6
+        expected = steps * torch.expm1(chain.schedule.log_snr(s) - chain.schedule.log_snr(t)) / slope
+        torch.testing.assert_close(weight, expected, rtol=1e-5, atol=0)
+        errors.append(float((weight - 1).abs().max()))
+    assert errors[0] < 0.05 and errors[1] == pytest.approx(errors[0] / 4, rel=0.1)
+
+
+def test_hybrid_weights_as_its_simple_loss():
+    chain = Gaussian(FromBetas(linear_betas(1000)))
+    times = UniformSteps(1000)
+    bound = Bound(1000, times, Ancestral(variance="learned"))
+    for weighting in (None, P2(1.0), MinSNR()):
+        hybrid = implied_weighting(Hybrid(bound, weighting=weighting), chain, L)
+        simple = implied_weighting(Matching("eps", times, weighting or "eps"), chain, L)
+        torch.testing.assert_close(hybrid.weight, simple.weight, rtol=1e-12, atol=0)
+    with pytest.raises(UsageProblem, match="ELBO weights an integral"):
+        Hybrid(bound, weighting=ELBO())

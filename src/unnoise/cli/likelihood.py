@@ -40,7 +40,8 @@ class LikelihoodForm:
     solver: Literal["adaptive", "heun", "rk4"] | None = None
     """flow: adaptive steps, or --steps even ones in log-SNR."""
     steps: int | None = None
-    """flow: of the solver heun or rk4; bound, importance: of the chain, all of them if left out."""
+    """flow: of the solver heun or rk4; bound, importance: of the chain, all of them if left out; continuous: of a chain
+    evenly spaced in log-SNR, without end if left out."""
     tolerance: float | None = None
     """flow: of the adaptive solver."""
     divergence: Literal["auto", "exact", "rademacher", "gaussian"] | None = None

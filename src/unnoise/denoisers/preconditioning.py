@@ -122,6 +122,22 @@ class EDM(Preconditioning):
         return -log_snr / 8  # ln(rho) / 4
 
 
+class VDM(Preconditioning):
+    """VDM's: x_t + F is the noise, so that a network of zeros guesses x_t; told 0 to 1000 between two log-SNRs that do not
+    move with the schedule (2107.00630)."""
+
+    def __init__(self, log_snr_min: float = -5.0, log_snr_max: float = 13.3):
+        super().__init__()
+        self.log_snr_min, self.log_snr_max = log_snr_min, log_snr_max
+
+    def relation(self, point: Point) -> tuple[Scalar, Scalar]:
+        p, q = relation("eps", point)
+        return p - 1, q
+
+    def c_noise(self, t: Tensor, log_snr: Tensor) -> Tensor:
+        return 1000 * (self.log_snr_max - log_snr) / (self.log_snr_max - self.log_snr_min)
+
+
 class VP(Preconditioning):
     """score-sde's VP column: F = eps, unit-variance input, told (steps - 1) times the VP time of this noise level."""
 

@@ -100,18 +100,20 @@ class Flow(Method):
 
 @dataclass(frozen=True)
 class Continuous(Method):
-    """VDM's bound in continuous time, by `draws` noise levels."""
+    """VDM's bound in continuous time, or of a chain of `steps`, by `draws` noise levels."""
 
     name: ClassVar[str] = "continuous"
     draws: int = 100
     even_in: Literal["log-snr", "time"] = "log-snr"
     start: float | None = None
+    steps: int | None = None
 
     def nats(self, denoiser, x, rng, cond, levels):
         with torch.no_grad():
             terms = continuous_bound(
-                denoiser, x, rng, cond, levels=levels, draws=self.draws, even_in=self.even_in, start=self.start
-            )
+                denoiser, x, rng, cond, levels=levels, draws=self.draws, even_in=self.even_in, start=self.start,
+                steps=self.steps,
+            )  # fmt: skip
         parts = {"prior": terms.prior, "diffusion": terms.diffusion, "reconstruction": terms.reconstruction}
         return terms.total, parts, self.draws + (levels is None)
 

@@ -8,6 +8,7 @@ Everything here is differentiable, in a learned schedule's parameters too; train
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,14 +31,19 @@ class Softmax:
 
     def log_prob(self, law: Normal, x: Tensor) -> Tensor:
         """log of the probability of the level that each number of x is, nats (batch,)."""
-        width = bin_width(self.levels)
-        grid = torch.arange(self.levels, dtype=torch.float64, device=x.device) * width - 1
-        std = torch.as_tensor(law.std, dtype=torch.float64, device=x.device).expand_as(x)
-        chosen = ((x.double() + 1) / width).round().long().clamp(0, self.levels - 1)
+        width, top = bin_width(self.levels), self.levels - 1
+        std = torch.as_tensor(law.std, dtype=torch.float64, device=x.device).expand_as(x) / width
+        mean, chosen = (law.mean.double() + 1) / width, ((x.double() + 1) / width).round().clamp(0, top)  # in levels
+        # Levels that lie 40 deviations further from the mean than the nearest have e^-800 of its mass: nothing, in float64.
+        reach = min(top, math.ceil(40 * float(std.detach().max())) + 1)
+        few = 2 * reach < top
+        span = torch.arange(-reach if few else 0, (reach if few else top) + 1, dtype=torch.float64, device=x.device)
         rows = []
-        for mean, s, k in zip(law.mean.double(), std, chosen, strict=True):  # (D, levels) of one example at a time
-            logits = -0.5 * ((mean[..., None] - grid) / s[..., None]) ** 2
-            rows.append(torch.log_softmax(logits, -1).gather(-1, k[..., None]).sum())
+        for m, s, k in zip(mean, std, chosen, strict=True):  # one example at a time: its levels are many numbers
+            level = m.detach().round().clamp(0, top)[..., None] + span if few else span
+            logits = -0.5 * ((m[..., None] - level) / s[..., None]).square()
+            logits = logits.masked_fill((level < 0) | (level > top), -math.inf)
+            rows.append((-0.5 * ((m - k) / s).square() - torch.logsumexp(logits, -1)).sum())
         return torch.stack(rows)
 
 
@@ -51,14 +57,30 @@ class ContinuousTerms:
     reconstruction: Tensor
 
 
-def diffusion_nats(denoiser: Denoiser, x0: Tensor, u: Tensor, ticking: Clock, eps: Tensor, cond: Cond = None) -> Tensor:
-    """1/2 (-dlambda/du) |eps - eps_guess|^2 at clock times u (batch,): of expectation the bound's middle term for uniform u."""
+def diffusion_nats(
+    denoiser: Denoiser,
+    x0: Tensor,
+    u: Tensor,
+    ticking: Clock,
+    eps: Tensor,
+    cond: Cond = None,
+    steps: int | None = None,
+) -> Tensor:
+    """1/2 (-dlambda/du) |eps - eps_guess|^2 at clock times u (batch,): of expectation the bound's middle term for uniform u.
+
+    Of a chain of T `steps`, for u = i/T: T/2 (e^(lambda(u - 1/T) - lambda(u)) - 1) |eps - eps_guess|^2.
+    """
     process: Gaussian = denoiser.process  # type: ignore[assignment]
     x = process.state(x0).double()
     t, point, dt = ticking.at(u, x)
     guess = process.state(denoiser((point.alpha * x + point.sigma * eps).to(x0.dtype), t, cond).mean)
     error = point.alpha / point.sigma * (x - guess)
-    return 0.5 * sum_event((-log_snr_slope(point) * dt) * error.square())
+    if steps is None:
+        fall = -log_snr_slope(point) * dt
+    else:
+        before = process.at(ticking.time((u - 1 / steps).clamp(min=0))[0], x)
+        fall = steps * torch.expm1(before.log_snr - point.log_snr)
+    return 0.5 * sum_event(fall * error.square())
 
 
 def prior_nats(process: Gaussian, x0: Tensor, high: float) -> Tensor:
@@ -96,13 +118,17 @@ def continuous_bound(
     draws: int = 100,
     even_in: str = "log-snr",
     start: float | None = None,
+    steps: int | None = None,
 ) -> ContinuousTerms:
     """The bound of each example by `draws` noise levels, spread evenly over log-SNR or over t from one offset of its own.
 
-    Levels None: continuous data. Raises UsageProblem for processes without log-SNR, or grey levels in another basis.
+    With `steps`, of a chain of so many, spaced evenly as the draws are. Levels None: continuous data. Raises UsageProblem for
+    processes without log-SNR, or grey levels in another basis.
     """
     process = denoiser.process
     ticking = clock(process, start, "bound in continuous time")
+    if steps is not None and steps < 1:
+        raise UsageProblem(f"a chain of {steps} steps has no bound; take 1 or more, or none for continuous time")
     if draws < 1 or even_in not in ("log-snr", "time"):
         raise UsageProblem(f"the bound needs draws of 1 or more, even in log-snr or time, not {draws} and {even_in!r}")
     if levels is not None and not isinstance(process.basis, Identity):  # type: ignore[union-attr]
@@ -114,8 +140,10 @@ def continuous_bound(
     offset = rng.uniform().to(x0.device)
     diffusion = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     for i in range(draws):
-        u, eps = (offset + i / draws) % 1.0, rng.normal(*x0.shape[1:], dtype=torch.float64).to(x0.device)
-        diffusion = diffusion + diffusion_nats(denoiser, x0, u, ticking, eps, cond) / draws
+        u = (offset + i / draws) % 1.0
+        u = u if steps is None else (u * steps).floor().add(1).clamp(max=steps) / steps
+        eps = rng.normal(*x0.shape[1:], dtype=torch.float64).to(x0.device)
+        diffusion = diffusion + diffusion_nats(denoiser, x0, u, ticking, eps, cond, steps) / draws
     eps = rng.normal(*x0.shape[1:], dtype=torch.float64).to(x0.device)
     prior = prior_nats(ticking.process, x0, ticking.high)
     reconstruction = reconstruction_nats(denoiser, x0, ticking.low, eps, cond, levels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -46,6 +47,23 @@ class Sinusoids(nn.Module):
         angle = t.to(dtype)[:, None] * f
         halves = (angle.cos(), angle.sin()) if self.kind == "cos-first" else (angle.sin(), angle.cos())
         return torch.cat(halves, dim=1)
+
+
+class Waves(nn.Module):
+    """A network that sees waves of its input as further channels: sin(2 pi f x), cos(2 pi f x) for each frequency f.
+
+    `network` takes (1 + 2 len(frequencies)) times the channels. A wave as long as the step between two grey levels shows where
+    within its level a nearly clean value lies (VDM, 2107.00630). Waves are computed in float32 or better.
+    """
+
+    def __init__(self, network: nn.Module, frequencies: Sequence[float]):
+        super().__init__()
+        self.network, self.frequencies = network, tuple(frequencies)
+
+    def forward(self, x: Tensor, t: Tensor, cond: dict[str, Tensor] | None = None) -> Tensor:
+        exact = x if x.dtype == torch.float64 else x.float()
+        angles = [2 * math.pi * f * exact for f in self.frequencies]
+        return self.network(torch.cat([exact, *(wave for a in angles for wave in (a.sin(), a.cos()))], dim=1), t, cond)
 
 
 class Labels(nn.Module):

@@ -6,11 +6,24 @@ from .flip import Flipped
 from .matching import WEIGHTINGS, Matching
 from .objective import Loss, Objective
 from .score import Dequantised, Sliced
-from .times import LogNormal, LossSecondMoment, Stratified, Times, Uniform, UniformSteps
-from .weightings import ELBO, P2, EDMMonotone, Eps, Implied, MinSNR, Sigmoid, TruncatedSNR, Weighting, implied_weighting
+from .times import Adaptive, LogNormal, LossSecondMoment, Stratified, Times, Uniform, UniformSteps
+from .vlb import VLB
+from .weightings import (
+    ELBO,
+    P2,
+    EDMLoss,
+    EDMMonotone,
+    Eps,
+    Implied,
+    MinSNR,
+    Sigmoid,
+    TruncatedSNR,
+    Weighting,
+    implied_weighting,
+)
 
 __all__ = [
-    "ELBO", "P2", "WEIGHTINGS", "Augmented", "Bound", "Dequantised", "EDMMonotone", "Eps", "Flipped", "Hybrid", "Implied", "LogNormal", "Loss",
-    "LossSecondMoment", "Matching", "MinSNR", "Objective", "Sigmoid", "Sliced", "Stratified", "Times", "TruncatedSNR", "Uniform",
-    "UniformSteps", "Weighting", "implied_weighting",
+    "ELBO", "P2", "VLB", "WEIGHTINGS", "Adaptive", "Augmented", "Bound", "Dequantised", "EDMLoss", "EDMMonotone", "Eps", "Flipped", "Hybrid",
+    "Implied", "LogNormal", "Loss", "LossSecondMoment", "Matching", "MinSNR", "Objective", "Sigmoid", "Sliced", "Stratified", "Times",
+    "TruncatedSNR", "Uniform", "UniformSteps", "Weighting", "implied_weighting",
 ]  # fmt: skip

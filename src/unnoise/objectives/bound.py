@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -9,13 +10,16 @@ from torch import Tensor
 
 from ..denoisers.denoiser import Cond, Denoiser
 from ..denoisers.guidance import drop
-from ..laws import Law
+from ..errors import UsageProblem
+from ..laws import Estimate, Law, Normal
 from ..likelihood import Discretised, bits_per_dim, check_reverse, decoder_nats
+from ..processes import Gaussian, Process
 from ..rng import Rng
 from ..samplers.ancestral import Ancestral
 from .matching import mean_event
 from .objective import Loss, Objective
 from .times import Times
+from .weightings import Eps, Integral, Weighting
 
 
 class Bound(Objective):
@@ -58,6 +62,17 @@ class Bound(Objective):
         last = self.reverse.law(process, guess, xt, one, zero, before=two)
         return bits_per_dim(torch.where(first, decoder_nats(last, process.state(x0), self.decoder), divergence), x0)
 
+    def on_eps(self, on: Denoiser | Process, t: Tensor) -> tuple[Tensor, Times]:
+        """Of the steps before the decoder's. Learned variances lie between the small, of which this speaks, and the large."""
+        process = on if isinstance(on, Process) else on.process
+        t = t.clamp(min=2 / self.steps)
+        zero, one = torch.zeros(len(t), 1, dtype=torch.float64), torch.ones(len(t), 1, dtype=torch.float64)
+        guess = Estimate(one, variance=zero, fraction=zero)  # of a reverse mean that is linear in it, the factor itself
+        law: Normal = self.reverse.law(process, guess, zero, t, t - 1 / self.steps)  # type: ignore[assignment]
+        point = process.at(t, zero)  # type: ignore[union-attr]
+        on_eps = 0.5 * (law.mean / law.std * point.sigma / point.alpha) ** 2
+        return self.steps / math.log(2) * on_eps[:, 0], self.times
+
     def observe(self, loss: Loss) -> None:
         if loss.t is not None and loss.unweighted is not None:
             self.times.observe(loss.t, loss.unweighted)
@@ -66,12 +81,18 @@ class Bound(Objective):
 class Hybrid(Objective):
     r"""improved-ddpm's L_simple + weight L_vlb (2102.09672, eq. 16): the bound teaches the variance alone.
 
-    The mean is detached inside the bound, so the network's noise estimate learns from the simple loss only.
+    The mean is detached inside the bound, so the network's noise estimate learns from the simple loss only, whose squared
+    error of eps may have a `weighting` (P2).
     """
 
-    def __init__(self, bound: Bound, weight: float = 0.001):
+    def __init__(self, bound: Bound, weight: float = 0.001, weighting: Weighting | None = None):
         super().__init__()
-        self.bound, self.weight = bound, weight
+        self.bound, self.weight, self.weighting = bound, weight, weighting or Eps()
+        if isinstance(self.weighting, Integral):
+            raise UsageProblem(
+                f"{type(self.weighting).__name__} weights an integral over log-SNR, and the hybrid loss a sum over steps; "
+                "take eps, p2 or min-snr"
+            )
 
     def forward(self, denoiser: Denoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:
         process = denoiser.process
@@ -81,10 +102,20 @@ class Hybrid(Objective):
         xt = process.corrupt(x0, t, rng)
         guess = denoiser(xt, t, cond)
         eps, guessed = process.noise(xt, x0, t), process.noise(xt, guess.mean, t)
-        simple = importance.to(x0.dtype) * mean_event((guessed - eps).square())
+        factor = importance * self._factor(process, t)
+        simple = factor.to(x0.dtype) * mean_event((guessed - eps).square())
         vlb = self.bound.compare_at(denoiser, x0, xt, t, replace(guess, mean=guess.mean.detach()), importance)
         total = simple + self.weight * vlb.per_example
         return Loss(total, {"simple": simple.detach(), "bound": vlb.per_example.detach()}, t, vlb.unweighted)
+
+    def _factor(self, process: Gaussian, t: Tensor) -> Tensor:
+        """What the weighting gives a squared error of eps at each t (batch,)."""
+        point = process.at(t, t)
+        return torch.as_tensor(self.weighting.on_eps(point), dtype=torch.float64, device=t.device).expand(len(t))
+
+    def on_eps(self, on: Denoiser | Process, t: Tensor) -> tuple[Tensor, Times]:
+        process = on if isinstance(on, Process) else on.process
+        return self._factor(process, t), self.bound.times  # type: ignore[arg-type]
 
     def observe(self, loss: Loss) -> None:
         self.bound.observe(loss)

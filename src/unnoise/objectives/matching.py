@@ -18,6 +18,7 @@ from ..denoisers.denoiser import Cond, Denoiser, NetworkDenoiser
 from ..denoisers.guidance import drop
 from ..denoisers.preconditioning import KINDS, relation
 from ..errors import UsageProblem, unknown
+from ..processes import Process
 from ..processes.gaussian import Point
 from ..rng import Rng
 from ..scalars import Scalar, times
@@ -60,7 +61,7 @@ class Matching(Objective):
         self.compare, self.times, self.drop = compare, times, drop
         self.weighting = WEIGHTINGS[weighting] if isinstance(weighting, str) else weighting
 
-    def relation(self, denoiser: Denoiser, point: Point) -> tuple[Scalar, Scalar]:
+    def relation(self, denoiser: Denoiser | Process, point: Point) -> tuple[Scalar, Scalar]:
         """(p, q) of what is compared."""
         if self.compare == "F":
             if not isinstance(denoiser, NetworkDenoiser):
@@ -93,6 +94,14 @@ class Matching(Objective):
         weight = torch.as_tensor(weight, dtype=torch.float64, device=x0.device).reshape(-1)
         unweighted = weight.to(x0.dtype) * mean_event(times(q, error).square())
         return Loss(importance.to(x0.dtype) * unweighted, t=t, unweighted=unweighted.detach())
+
+    def on_eps(self, on: Denoiser | Process, t: Tensor) -> tuple[Tensor, Times]:
+        process = on if isinstance(on, Process) else on.process
+        point = process.with_derivatives(t, torch.zeros(len(t), 1, dtype=torch.float64))  # type: ignore[attr-defined]
+        _, q = self.relation(on, point)
+        compared = self.weight(point, q, self.times.density(process, t))
+        on_eps = torch.as_tensor(compared * (torch.as_tensor(q) / relation("eps", point)[1]) ** 2)
+        return on_eps.double().expand(len(t), 1)[:, 0], self.times
 
     def observe(self, loss: Loss) -> None:
         if loss.t is not None and loss.unweighted is not None:

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from ..denoisers.denoiser import Cond, Denoiser
+from ..errors import UsageProblem
+from ..processes import Process
 from ..rng import Rng
+from .times import Times
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,15 @@ class Objective(nn.Module):
     def observe(self, loss: Loss) -> None:
         """Called after each step with the losses of the global batch; adaptive distributions of t learn from it."""
 
+    def on_eps(self, on: Denoiser | Process, t: Tensor) -> tuple[Tensor, Times]:
+        """u(t), float64 (n,), and the distribution of t, where the loss is E_t[u(t) mean_d (eps_guess - eps)^2].
+
+        Raises UsageProblem for objectives that compare something else.
+        """
+        raise UsageProblem(
+            f"a {type(self).__name__} objective compares no noise, so it implies no weighting of log-SNR"
+        )
+
 
 class Around(Objective):
     """An objective on examples that are changed first: everything but `forward` is the inner one's."""
@@ -59,3 +71,6 @@ class Around(Objective):
 
     def observe(self, loss: Loss) -> None:
         self.objective.observe(loss)
+
+    def on_eps(self, on: Denoiser | Process, t: Tensor) -> tuple[Tensor, Times]:
+        return self.objective.on_eps(on, t)

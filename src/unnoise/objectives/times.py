@@ -29,6 +29,10 @@ class Times(nn.Module):
         """Density over t of the distribution that the objective means, importance weights included: 1 where it is uniform."""
         return torch.ones_like(t)
 
+    def drawn(self, process: Process, t: Tensor) -> Tensor:
+        """Density over t of the times that are drawn: `density` where the importance weights are 1."""
+        return self.density(process, t)
+
     def observe(self, t: Tensor, loss: Tensor) -> None:
         """Told, after each step, which losses (batch,) were seen at which times."""
 
@@ -58,6 +62,13 @@ class UniformSteps(Times):
         return (rng.integers(self.steps) + 1).double() / self.steps
 
 
+def evenly(rng: Rng) -> Tensor:
+    """(u + i / n) mod 1 for the places i in the global batch of n, one u for all: uniform each, and even together."""
+    u = torch.rand((), generator=rng.shared, dtype=torch.float64)
+    places = torch.tensor(rng.positions, dtype=torch.float64)
+    return ((u + places / rng.total) % 1.0).to(rng.device)
+
+
 class Stratified(Times):
     r"""Low-discrepancy times, t_i = (u + i / n) mod 1 with one u for the n examples of the global batch (2107.00630, I.1).
 
@@ -69,9 +80,7 @@ class Stratified(Times):
         self.steps, self.start = steps, start
 
     def draw(self, process: Process, rng: Rng) -> Tensor:
-        u = torch.rand((), generator=rng.shared, dtype=torch.float64)
-        places = torch.tensor(rng.positions, dtype=torch.float64)
-        t = ((u + places / rng.total) % 1.0).to(rng.device)
+        t = evenly(rng)
         if self.steps is not None:
             return (t * self.steps).floor().add(1).clamp(max=self.steps) / self.steps
         return self.start + (1 - self.start) * t
@@ -128,8 +137,79 @@ class LossSecondMoment(Times):
         i = torch.searchsorted(p.cumsum(0) / p.sum(), u, right=True).clamp(max=self.steps - 1)
         return (i + 1).double() / self.steps, 1 / (self.steps * p[i])
 
+    def drawn(self, process: Process, t: Tensor) -> Tensor:
+        i = (t * self.steps).ceil().long().clamp(1, self.steps) - 1
+        return self.steps * self.probabilities[i.to(self.losses.device)].to(t.device)
+
     def observe(self, t: Tensor, loss: Tensor) -> None:
         history = self.losses.shape[1]
         for i, value in zip((t * self.steps).round().long().tolist(), loss.double().tolist(), strict=True):
             self.losses[i - 1, self.counts[i - 1] % history] = value  # a ring; the order within does not matter
             self.counts[i - 1] += 1
+
+
+class Adaptive(Times):
+    r"""Another distribution's loss, drawn where that loss is: p(lambda) ~ loss x density, so that what is averaged is flat.
+
+    On `bins` equal parts of the log-SNR between the ends of the schedule (within [-20, 20]), the mean of the last losses,
+    of which each visit forgets the fraction 1 - `keep`; mixed with a uniform share `floor`. Importance weights keep the loss
+    what it is under `base`; only its variance changes (2303.00848). Times are drawn evenly, as by `Stratified`.
+    """
+
+    sums: Tensor
+    counts: Tensor
+    edges: Tensor
+
+    def __init__(self, base: Times, bins: int = 100, keep: float = 0.99, floor: float = 0.05):
+        super().__init__()
+        self.base, self.keep, self.floor = base, keep, floor
+        self.register_buffer("sums", torch.zeros(bins, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(bins, dtype=torch.float64))
+        self.register_buffer("edges", torch.zeros(bins + 1, dtype=torch.float64), persistent=False)
+
+    def _layout(self, process: Gaussian) -> tuple[Tensor, Tensor, Tensor]:
+        """log-SNR and times of the bins' edges, in the order of time, and the bins' probabilities."""
+        device, schedule = self.sums.device, process.schedule
+        with torch.no_grad():
+            ends = schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)).clamp(-20, 20)
+            along = torch.linspace(0, 1, len(self.sums) + 1, dtype=torch.float64, device=device)
+            log_snr = ends[0] + (ends[1] - ends[0]) * along
+            edges = schedule.time(log_snr)
+            share = self.base.density(process, (edges[1:] + edges[:-1]) / 2) * edges.diff()
+        seen = self.counts > 0
+        typical = self.sums.sum() / self.counts.sum().clamp(min=1e-300) if bool(seen.any()) else 1.0
+        loss = torch.where(seen, self.sums / self.counts.clamp(min=1e-300), typical)
+        p = loss * share
+        return log_snr, edges, (1 - self.floor) * p / p.sum() + self.floor / len(p)
+
+    def sample(self, process: Gaussian, rng: Rng) -> tuple[Tensor, Tensor]:
+        log_snr, self.edges, p = self._layout(process)
+        u, ends = evenly(rng).to(p.device), p.cumsum(0) / p.sum()
+        b = torch.searchsorted(ends, u, right=True).clamp(max=len(p) - 1)
+        within = ((u - (ends[b] - p[b])) / p[b]).clamp(0, 1)
+        t = process.schedule.time(log_snr[b] + within * (log_snr[b + 1] - log_snr[b])).detach()
+        return t, self.base.density(process, t) / self._density(process, t, log_snr, p, b)
+
+    def _density(self, process: Gaussian, t: Tensor, log_snr: Tensor, p: Tensor, b: Tensor) -> Tensor:
+        """p(lambda) |dlambda/dt|."""
+        with torch.no_grad():
+            alpha, sigma = process.schedule.alpha(t), process.schedule.sigma(t)
+            dalpha, dsigma = process.schedule.derivatives(t)
+        return p[b] / (log_snr[0] - log_snr[1]) * 2 * (dsigma / sigma - dalpha / alpha)
+
+    def density(self, process: Gaussian, t: Tensor) -> Tensor:
+        return self.base.density(process, t)
+
+    def drawn(self, process: Gaussian, t: Tensor) -> Tensor:
+        log_snr, edges, p = self._layout(process)
+        return self._density(process, t, log_snr, p, self._bin(edges, t))
+
+    def _bin(self, edges: Tensor, t: Tensor) -> Tensor:
+        return torch.searchsorted(edges, t.to(edges.device), right=True).sub(1).clamp(0, len(edges) - 2)
+
+    def observe(self, t: Tensor, loss: Tensor) -> None:
+        b = self._bin(self.edges, t)
+        visits = torch.bincount(b, minlength=len(self.sums)).double()
+        losses = torch.zeros_like(self.sums).index_add_(0, b, loss.double().to(b.device))
+        self.sums.mul_(self.keep**visits).add_(losses)
+        self.counts.mul_(self.keep**visits).add_(visits)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from ..errors import UsageProblem
 from ..processes import Gaussian, Process
 from ..processes.gaussian import Point
 from ..scalars import Scalar
+
+if TYPE_CHECKING:
+    from .objective import Objective
 
 
 def _snr(c: Point) -> Tensor:
@@ -117,8 +120,8 @@ class Sigmoid(Integral):
 
 
 @dataclass(frozen=True)
-class EDMMonotone(Integral):
-    r"""EDM's w, N(lambda; 2.4, 2.4^2) (e^-lambda + sigma_data^2), held at its peak on all noisier levels (2303.00848).
+class EDMLoss(Integral):
+    r"""EDM's own w, N(lambda; 2.4, 2.4^2) (e^-lambda + sigma_data^2), whatever the noise levels that are drawn.
 
     p_mean and p_std are EDM's, of ln(sigma/alpha) = -lambda / 2.
     """
@@ -127,15 +130,14 @@ class EDMMonotone(Integral):
     p_mean: float = -1.2
     p_std: float = 1.2
 
-    def edm(self, log_snr: Tensor) -> Tensor:
-        """The weighting of EDM's own loss."""
+    def w(self, log_snr: Tensor) -> Tensor:
         z = (log_snr + 2 * self.p_mean) / (2 * self.p_std)
         normal = torch.exp(-0.5 * z * z) / (2 * self.p_std * math.sqrt(2 * math.pi))
         return normal * (torch.exp(-log_snr) + self.sigma_data**2)
 
     @cached_property
     def peak(self) -> float:
-        """The log-SNR at which EDM's w is largest, -3.308 by default: where (lambda - 2.4)/2.4^2 = -e^-l/(e^-l + sd^2)."""
+        """The log-SNR at which w is largest, -3.308 by default: where (lambda - 2.4)/2.4^2 = -e^-l/(e^-l + sd^2)."""
         low, high = -2 * self.p_mean - (2 * self.p_std) ** 2, -2 * self.p_mean
         for _ in range(100):
             middle = (low + high) / 2
@@ -143,8 +145,13 @@ class EDMMonotone(Integral):
             low, high = (middle, high) if slope < 0 else (low, middle)
         return (low + high) / 2
 
+
+@dataclass(frozen=True)
+class EDMMonotone(EDMLoss):
+    """EDM's w, held at its peak on all noisier levels (2303.00848)."""
+
     def w(self, log_snr: Tensor) -> Tensor:
-        return self.edm(log_snr.clamp(min=self.peak))
+        return super().w(log_snr.clamp(min=self.peak))
 
 
 NAMED: dict[str, Weighting] = {
@@ -154,17 +161,29 @@ NAMED: dict[str, Weighting] = {
     "truncated-snr": TruncatedSNR(),
     "elbo": ELBO(),
     "sigmoid": Sigmoid(),
+    "edm": EDMLoss(),
     "edm-monotone": EDMMonotone(),
 }
 
 
 @dataclass(frozen=True)
 class Implied:
-    """What an objective weights: at each log-SNR (increasing), w(lambda) and the density p(lambda) of its noise levels."""
+    """What an objective weights, at each log-SNR (increasing): w = 2 u p, the integrand of its loss.
+
+    weight    w(lambda).
+    density   p(lambda) of the noise levels that the loss averages over, importance weights included.
+    drawn     p(lambda) of those that are drawn: `density`, unless the times adapt.
+    """
 
     log_snr: Tensor
     weight: Tensor
     density: Tensor
+    drawn: Tensor
+
+    @property
+    def on_eps(self) -> Tensor:
+        """u(lambda): what a squared error of eps is worth, in the loss of one draw from `density`."""
+        return self.weight / (2 * self.density)
 
     @property
     def is_monotone(self) -> bool:
@@ -174,37 +193,30 @@ class Implied:
 
 
 def implied_weighting(
-    objective: Any, on: Denoiser | Process, log_snr: Tensor | None = None, count: int = 400
+    objective: Objective, on: Denoiser | Process, log_snr: Tensor | None = None, count: int = 400
 ) -> Implied:
-    """w(lambda) and p(lambda) of a matching objective, alone or flipped or augmented, on a process.
+    """w(lambda) and p(lambda) of an objective on a process.
 
     `on`     the denoiser, or the process alone where the objective does not compare the network's own output.
     log_snr  where to look; by default `count` points evenly between the ends of the schedule, within [-20, 20].
 
-    The loss is the mean over dimensions; constants count. Raises UsageProblem for objectives that are no matching.
+    The loss is the mean over dimensions; constants count. Raises UsageProblem for objectives that compare no noise.
     """
-    from .matching import Matching
-
-    while not isinstance(objective, Matching) and hasattr(objective, "objective"):
-        objective = objective.objective
-    if not isinstance(objective, Matching):
-        raise UsageProblem(
-            f"a {type(objective).__name__} is no Matching objective, so it implies no weighting of log-SNR"
-        )
     process = on if isinstance(on, Process) else on.process
     if not isinstance(process, Gaussian):
         raise UsageProblem(f"a {type(process).__name__} process has no log-SNR, so nothing is weighted by it")
     schedule = process.schedule
-    if log_snr is None:
-        ends = schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).detach().clamp(-20, 20).tolist()
-        log_snr = torch.linspace(*ends, count + 2, dtype=torch.float64)[1:-1]
-    t = schedule.time(log_snr.double()).detach()
-    like = torch.zeros(len(t), 1, dtype=torch.float64)
-    point = process.with_derivatives(t, like)
-    _, q = objective.relation(on, point)
-    over_t = objective.times.density(process, t)
-    on_compared = objective.weight(point, q, over_t)
-    on_eps = torch.as_tensor(on_compared * (torch.as_tensor(q) / relation("eps", point)[1]) ** 2)
-    slope = 2 * (point.dsigma / point.sigma - point.dalpha / point.alpha)  # -dlambda/dt
-    p = over_t / slope.reshape(-1)
-    return Implied(log_snr.double(), (2 * on_eps.reshape(-1) * p).detach(), p.detach())
+    with torch.no_grad():
+        ends = schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).clamp(-20, 20)
+        if ends.ndim > 1:
+            raise UsageProblem("this process has one log-SNR for each frequency, so nothing is weighted by one of them")
+        if log_snr is None:
+            log_snr = torch.linspace(*ends.tolist(), count + 2, dtype=torch.float64)[1:-1]
+        log_snr = log_snr.double()
+        t = schedule.time(log_snr)
+        on_eps, times = objective.on_eps(on, t)
+        point = process.with_derivatives(t, torch.zeros(len(t), 1, dtype=torch.float64))
+        slope = 2 * (point.dsigma / point.sigma - point.dalpha / point.alpha).reshape(-1)  # -dlambda/dt
+        density = times.density(process, t) / slope
+        drawn = times.drawn(process, t) / slope
+    return Implied(log_snr, 2 * on_eps * density, density, drawn)
