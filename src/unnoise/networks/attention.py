@@ -40,3 +40,25 @@ class Attention(nn.Module):
         a = attend(q, k, v).view(b, self.heads, h * w, c // self.heads).permute(0, 1, 3, 2).reshape(b, c, h, w)
         out = x + self.proj(a)
         return out if self.skip_scale == 1 else out * self.skip_scale
+
+
+class AttentionPool(nn.Module):
+    """One vector from a feature map: what the mean pixel finds, asking all `places` pixels and itself (CLIP's pooling).
+
+    (batch, channels, height, width) with height x width = places -> (batch, outputs). Every place has a learned position.
+    """
+
+    def __init__(self, channels: int, outputs: int, places: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.positions = nn.Parameter(torch.randn(channels, places + 1) / channels**0.5)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)
+        x = torch.cat([x.mean(2, keepdim=True), x], 2) + self.positions.to(x.dtype)
+        b, c, n = x.shape
+        qkv = self.qkv(x.mT).view(b, n, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).reshape(3, b * self.heads, n, c // self.heads).unbind(0)
+        return self.proj(attend(q[:, :1], k, v).reshape(b, c))

@@ -45,6 +45,29 @@ ADM_IMAGENET64 = UNetOptions(  # Dhariwal & Nichol 2021: 64x64, attention at 32,
     channels_per_head=64,
     dropout=0.1,
 )
+ADM_IMAGENET128 = replace(  # 422 M
+    ADM_IMAGENET64,
+    channels=256,
+    mult=(1, 1, 2, 3, 4),
+    blocks=2,
+    attention=(4, 8, 16),
+    heads=4,
+    channels_per_head=None,
+    dropout=0.0,
+)
+ADM_IMAGENET256 = replace(  # 554 M; attention at 32, 16 and 8, as everywhere in ADM
+    ADM_IMAGENET64, channels=256, mult=(1, 1, 2, 2, 4, 4), blocks=2, attention=(8, 16, 32), dropout=0.0
+)
+ADM_IMAGENET512 = replace(  # 559 M
+    ADM_IMAGENET256, mult=(0.5, 1, 1, 2, 2, 4, 4), stem_mult=0.5, attention=(16, 32, 64)
+)
+ADM = {64: ADM_IMAGENET64, 128: ADM_IMAGENET128, 256: ADM_IMAGENET256, 512: ADM_IMAGENET512}
+"""Dhariwal & Nichol's networks, by the side of the image."""
+ADM_CLASSIFIER = {
+    size: replace(o, channels=128, blocks=4 if size == 64 else 2, heads=1, channels_per_head=64, dropout=0.0)
+    for size, o in ADM.items()
+}
+"""And the classifiers that guide them, for `build_encoder`."""
 
 EDM_DDPMPP_CIFAR10 = UNetOptions(  # Karras et al. 2022, table 7: 32x32, attention at 16, 55.7 M
     channels=128,

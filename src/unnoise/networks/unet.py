@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from .embeddings import Embedding, Labels
 from .norm import NormAct
 from .options import Options
 from .resample import BOX, double, even, halve
+
+if TYPE_CHECKING:
+    from .encoder import Encoder
 
 Resample = Literal["up", "down"] | None
 
@@ -74,6 +77,12 @@ class UNetOptions(Options):
     def build(self, in_channels: int, out_channels: int | None = None, num_classes: int | None = None) -> UNet:
         """The network, freshly initialised; `out_channels` is `in_channels` if left out."""
         return UNet(self, in_channels, out_channels or in_channels, num_classes)
+
+    def build_encoder(self, in_channels: int, outputs: int, size: tuple[int, int]) -> Encoder:
+        """The way down alone, and `outputs` numbers for images of `size` (height, width): a classifier."""
+        from .encoder import Encoder
+
+        return Encoder(self, in_channels, outputs, size)
 
 
 class Block(nn.Module):
@@ -157,7 +166,59 @@ class Stage(nn.Module):
         return x if self.attention is None else self.attention(x)
 
 
-class UNet(nn.Module):
+class Trunk(nn.Module):
+    """The way down and the middle, which the U-Net and the classifier (encoder.py) have in common."""
+
+    def __init__(self, options: UNetOptions, in_channels: int, num_classes: int | None = None):
+        super().__init__()
+        o = self.options = options
+        widths = [_width(o, m) for m in o.mult]
+        self.attends = [2**level in o.attention for level in range(len(widths))]
+        if extra := sorted(set(o.attention) - {2**level for level in range(len(widths))}):
+            raise UsageProblem(
+                f"attention at downsampling {extra[0]} needs a level of that size; "
+                f"{len(widths)} levels have {', '.join(str(2**level) for level in range(len(widths)))}"
+            )
+
+        self.embedding = Embedding(
+            o.embedding_mult * o.channels, _embedding_width(o), o.embedding, num_classes, o.augment, o.early_labels
+        )
+        c = _width(o, o.stem_mult)
+        self.stem = nn.Conv2d(in_channels, c, 3, padding=1)
+
+        self.down, self.pyramid, self.skips, seen = nn.ModuleList(), nn.ModuleList(), [c], in_channels
+        for level, width in enumerate(widths):
+            stages = nn.ModuleList()
+            if level:
+                right = o.resample == "conv-right"
+                stages.append(_stage(o, c, c, "down") if o.resample == "residual" else Stage(Down(c, c, right)))
+                self.skips.append(c)
+                if o.input_pyramid:
+                    self.pyramid.append(Pyramid(seen, c, o.taps))
+                    seen = c
+            for _ in range(o.blocks):
+                stages.append(_stage(o, c, width, attend=self.attends[level]))
+                self.skips.append(c := width)
+            self.down.append(stages)
+
+        self.middle = nn.ModuleList([_stage(o, c, c, attend=o.middle_attention), _stage(o, c, c)])
+
+    def descend(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The features after the middle, and those of every stage on the way down."""
+        h = self.stem(x.contiguous(memory_format=torch.channels_last))
+        skips, seen = [h], x
+        for level, stages in enumerate(self.down):
+            for i, stage in enumerate(stages):  # type: ignore[arg-type]
+                h = stage(h, emb)
+                if level and i == 0 and self.pyramid:
+                    h = seen = _join(h, self.pyramid[level - 1](seen), sqrt(0.5))
+                skips.append(h)
+        for stage in self.middle:
+            h = stage(h, emb)
+        return h, skips
+
+
+class UNet(Trunk):
     """`network(x, t, cond) -> (batch, out_channels, height, width)`.
 
     x: (batch, in_channels, height, width), any sides (those that do not halve evenly are padded on the way down and
@@ -166,81 +227,40 @@ class UNet(nn.Module):
     """
 
     def __init__(self, options: UNetOptions, in_channels: int, out_channels: int, num_classes: int | None = None):
-        super().__init__()
-        o = self.options = options
-        widths = [_width(o, m) for m in o.mult]
-        levels = range(len(widths))
-        right = o.resample == "conv-right"
-        attends = [2**level in o.attention for level in levels]
-        if extra := sorted(set(o.attention) - {2**level for level in levels}):
-            raise UsageProblem(
-                f"attention at downsampling {extra[0]} needs a level of that size; "
-                f"{len(widths)} levels have {', '.join(str(2**level) for level in levels)}"
-            )
-
-        def block(
-            inputs: int, outputs: int, resample: Literal["up", "down"] | None = None, attend: bool = False
-        ) -> Stage:
-            return Stage(Block(o, inputs, outputs, resample), _attention(o, outputs) if attend else None)
-
-        self.embedding = Embedding(
-            o.embedding_mult * o.channels, _embedding_width(o), o.embedding, num_classes, o.augment, o.early_labels
-        )
-        c = _width(o, o.stem_mult)
-        self.stem = nn.Conv2d(in_channels, c, 3, padding=1)
-
-        self.down, self.pyramid, skips, seen = nn.ModuleList(), nn.ModuleList(), [c], in_channels
-        for level, width in enumerate(widths):
-            stages = nn.ModuleList()
-            if level:
-                stages.append(block(c, c, "down") if o.resample == "residual" else Stage(Down(c, c, right)))
-                skips.append(c)
-                if o.input_pyramid:
-                    self.pyramid.append(Pyramid(seen, c, o.taps))
-                    seen = c
-            for _ in range(o.blocks):
-                stages.append(block(c, width, attend=attends[level]))
-                skips.append(c := width)
-            self.down.append(stages)
-
-        self.middle = nn.ModuleList([block(c, c, attend=o.middle_attention), block(c, c)])
-
+        super().__init__(options, in_channels, num_classes)
+        o, skips = options, list(self.skips)
+        c, levels = skips[-1], len(o.mult)
         self.up = nn.ModuleList()
-        for level, width in reversed(list(enumerate(widths))):
-            stages = nn.ModuleList()
-            if level < len(widths) - 1:
-                stages.append(block(c, c, "up") if o.resample == "residual" else Stage(Up(c)))
+        for level in reversed(range(levels)):
+            stages, width = nn.ModuleList(), _width(o, o.mult[level])
+            if level < levels - 1:
+                stages.append(_stage(o, c, c, "up") if o.resample == "residual" else Stage(Up(c)))
             for i in range(o.blocks + 1):
-                attend = attends[level] and (o.decoder_attention == "all" or i == o.blocks)
-                stages.append(block(c + skips.pop(), width, attend=attend))
+                attend = self.attends[level] and (o.decoder_attention == "all" or i == o.blocks)
+                stages.append(_stage(o, c + skips.pop(), width, attend=attend))
                 c = width
             self.up.append(stages)
 
         self.norm = NormAct(c, o.groups, o.eps)
         self.head = nn.Conv2d(c, out_channels, 3, padding=1)
-        _initialise(self, o.init)
-        self.to(memory_format=torch.channels_last)
+        initialise(self, o.init, self.head)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Tensor, t: Tensor, cond: dict[str, Tensor] | None = None) -> Tensor:
         emb = self.embedding(t, cond)
-        h = self.stem(x.contiguous(memory_format=torch.channels_last))
-        skips, seen = [h], x
-        for level, stages in enumerate(self.down):
-            for i, stage in enumerate(stages):
-                h = stage(h, emb)
-                if level and i == 0 and self.pyramid:
-                    h = seen = _join(h, self.pyramid[level - 1](seen), sqrt(0.5))
-                skips.append(h)
-        for stage in self.middle:
-            h = stage(h, emb)
+        h, skips = self.descend(x, emb)
         for level, stages in enumerate(self.up):
-            for i, stage in enumerate(stages):
+            for i, stage in enumerate(stages):  # type: ignore[arg-type]
                 if level and i == 0:  # back to the size of the level's skips, which may have been odd
                     height, width = skips[-1].shape[-2:]
                     h = stage(h, emb)[..., :height, :width]
                 else:
                     h = stage(torch.cat([h, skips.pop()], dim=1), emb)
         return self.head(self.norm(h))
+
+
+def _stage(o: UNetOptions, inputs: int, outputs: int, resample: Resample = None, attend: bool = False) -> Stage:
+    return Stage(Block(o, inputs, outputs, resample), _attention(o, outputs) if attend else None)
 
 
 def _join(x: Tensor, h: Tensor, scale: float) -> Tensor:
@@ -255,22 +275,27 @@ def _embedding_width(o: UNetOptions) -> int:
     return 4 * o.channels
 
 
-def _attention(o: UNetOptions, channels: int) -> Attention:
+def heads_of(o: UNetOptions, channels: int) -> int:
+    """Attention heads of a layer this wide."""
     size = o.channels_per_head or channels / o.heads
     if channels % size:
         raise UsageProblem(
             f"{channels} channels cannot be shared out to heads of {size:g}; change heads or channels_per_head"
         )
-    return Attention(channels, int(channels // size), o.groups, o.eps, o.skip_scale)
+    return int(channels // size)
+
+
+def _attention(o: UNetOptions, channels: int) -> Attention:
+    return Attention(channels, heads_of(o, channels), o.groups, o.eps, o.skip_scale)
 
 
 @torch.no_grad()
-def _initialise(network: UNet, kind: str) -> None:
+def initialise(network: Trunk, kind: str, *heads: nn.Module) -> None:
     """The last layer of every residual, and of the network, starts at (or by) nothing, so that each block starts as the
     identity. "xavier": bounds sqrt(6 / (fan_in + fan_out)), biases 0, times sqrt(0.2) for q, k, v, times 1e-5 for the
     last layers; "default": torch's own, and 0 for the last layers."""
     attentions = [m for m in network.modules() if isinstance(m, Attention)]
-    last = {network.head, *(m.conv1 for m in network.modules() if isinstance(m, Block)), *(a.proj for a in attentions)}
+    last = {*heads, *(m.conv1 for m in network.modules() if isinstance(m, Block)), *(a.proj for a in attentions)}
     qkv = {a.qkv for a in attentions}
     for module in network.modules():
         if isinstance(module, Labels) and kind == "xavier":  # as a matrix applied to one-hots times sqrt(classes)
