@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,17 +72,26 @@ class Estimate(Law):
     fraction    where between the smallest and the largest reverse variance to step, in the logarithm: 0 to 1
                 (improved-ddpm's learned variances).
     unclipped   the mean before thresholding, for samplers that clip the guess but keep the raw noise estimate.
+    pull        the guess before a classifier pulled at it, and how, for samplers that pull in their own way.
     """
 
     mean: Tensor
     variance: Tensor | None = None
     fraction: Tensor | None = None
     unclipped: Tensor | None = None
+    pull: Pull | None = None
 
     def sample(self, rng: Rng) -> Tensor:
         if self.variance is None:
             return self.mean
         return self.mean + self.variance.sqrt() * rng.normal_like(self.mean)
+
+
+class Pull(NamedTuple):
+    """A gradient in x_t, in the coordinates of the state, and the estimate whose score it was added to."""
+
+    estimate: Estimate
+    gradient: Tensor
 
 
 @dataclass(frozen=True, slots=True)

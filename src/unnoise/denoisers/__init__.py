@@ -1,10 +1,14 @@
 """Denoisers: from x_t to a guess of x_0. A network, what its output means, and how its input is scaled."""
 
+from .classifier import ClassifyingDenoiser, classifier_guidance
 from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import Guidance, Guided, classifier_free, clip, dynamic_threshold, guided
+from .inverse import Measurement, colourisation, enlargement, imputation, inpainting, measured
 from .preconditioning import DDPM, EDM, IDDPM, VE, VP, Blind, Preconditioning, Raw, relation
 
 __all__ = [
-    "DDPM", "EDM", "IDDPM", "VE", "VP", "Blind", "Denoiser", "Guidance", "Guided", "NetworkDenoiser", "Preconditioning", "Raw",
-    "classifier_free", "clip", "dynamic_threshold", "guided", "relation",
+    "DDPM", "EDM", "IDDPM", "VE", "VP", "Blind", "ClassifyingDenoiser", "Denoiser", "Guidance", "Guided",
+    "Measurement", "NetworkDenoiser", "Preconditioning", "Raw",
+    "classifier_free", "classifier_guidance", "clip", "colourisation",
+    "dynamic_threshold", "enlargement", "guided", "imputation", "inpainting", "measured", "relation",
 ]  # fmt: skip

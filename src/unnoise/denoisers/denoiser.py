@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic
 from torch import Tensor, nn
 
 from ..laws import Estimate, Law
-from ..processes import Gaussian, Process
+from ..processes import Gaussian, Point, Process
 from ..scalars import times
 from .preconditioning import Preconditioning
 
@@ -52,13 +52,17 @@ class NetworkDenoiser(Denoiser):
         self.network, self.process = network, process
         self.preconditioning, self.learned_range = preconditioning, learned_range
 
+    def seen(self, xt: Tensor, t: Tensor, point: Point | None = None) -> tuple[Tensor, Tensor]:
+        """What a network is shown of a state and its time: c_in x_t, as data, and c_noise."""
+        dtype = next((w.dtype for w in self.network.parameters()), xt.dtype)  # the state may be float64
+        scaled = self.process.data(times(self.preconditioning.c_in(point or self.process.at(t, xt)), xt))
+        c_noise = self.preconditioning.c_noise(t.double(), self.process.schedule.log_snr(t.double()))
+        return scaled.to(dtype), c_noise.to(dtype)
+
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Estimate:
         point = self.process.with_derivatives(t, xt)
         p, q = self.preconditioning.relation(point)
-        dtype = next((w.dtype for w in self.network.parameters()), xt.dtype)  # the state may be float64
-        scaled = self.process.data(times(self.preconditioning.c_in(point), xt)).to(dtype)
-        c_noise = self.preconditioning.c_noise(t.double(), self.process.schedule.log_snr(t.double()))
-        output = self.network(scaled, c_noise.to(dtype), cond).to(xt.dtype)
+        output = self.network(*self.seen(xt, t, point), cond).to(xt.dtype)
         fraction = None
         if self.learned_range:
             output, v = output.chunk(2, dim=1)

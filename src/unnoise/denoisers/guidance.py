@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import UsageProblem
 from ..laws import Estimate
+from ..processes import Gaussian
 from .denoiser import Cond, Denoiser
 
 Guidance = Callable[[Denoiser], Denoiser]
@@ -36,17 +37,31 @@ def guided(denoiser: Denoiser, guidance: tuple[Guidance, ...] | list[Guidance]) 
     return denoiser
 
 
-def _keep(estimate: Estimate, mean: Tensor) -> Estimate:
+def needs_gaussian(denoiser: Denoiser, what: str) -> None:
+    """Refuses, with a sentence, to guide by a score where there is none."""
+    if not isinstance(denoiser.process, Gaussian):
+        raise UsageProblem(
+            f"{what} moves the score of a Gaussian process, and this model's process is {type(denoiser.process).__name__}"
+        )
+
+
+def _thresholded(estimate: Estimate, limit: Callable[[Tensor], Tensor]) -> Estimate:
     raw = estimate.mean if estimate.unclipped is None else estimate.unclipped
-    return replace(estimate, mean=mean, unclipped=raw)
+    pull = estimate.pull and estimate.pull._replace(estimate=_thresholded(estimate.pull.estimate, limit))
+    return replace(estimate, mean=limit(estimate.mean), unclipped=raw, pull=pull)
+
+
+def moved(estimate: Estimate, by: Tensor) -> Estimate:
+    """The estimate with its mean, and that from before thresholding, moved. Of its variance nothing is known any more."""
+    unclipped = None if estimate.unclipped is None else estimate.unclipped + by
+    return replace(estimate, mean=estimate.mean + by, unclipped=unclipped, variance=None)
 
 
 def clip(low: float = -1.0, high: float = 1.0) -> Guidance:
     """Clip the guess of x_0 to the range of the data (static thresholding)."""
 
     def rule(denoiser, xt, t, cond):
-        estimate = denoiser(xt, t, cond)
-        return _keep(estimate, estimate.mean.clamp(low, high))
+        return _thresholded(denoiser(xt, t, cond), lambda x0: x0.clamp(low, high))
 
     return lambda denoiser: Guided(denoiser, rule)
 
@@ -56,12 +71,13 @@ def dynamic_threshold(percentile: float = 99.5) -> Guidance:
     if not 0 < percentile <= 100:
         raise UsageProblem(f"the percentile of dynamic thresholding is {percentile}, but must lie in (0, 100]")
 
+    def limit(x0):
+        s = torch.quantile(x0.flatten(1).abs(), percentile / 100, dim=1).clamp(min=1)
+        s = s.reshape(-1, *[1] * (x0.ndim - 1))
+        return x0.clamp(-s, s) / s
+
     def rule(denoiser, xt, t, cond):
-        estimate = denoiser(xt, t, cond)
-        flat = estimate.mean.flatten(1)
-        s = torch.quantile(flat.abs(), percentile / 100, dim=1).clamp(min=1)
-        s = s.reshape(-1, *[1] * (estimate.mean.ndim - 1))
-        return _keep(estimate, estimate.mean.clamp(-s, s) / s)
+        return _thresholded(denoiser(xt, t, cond), limit)
 
     return lambda denoiser: Guided(denoiser, rule)
 

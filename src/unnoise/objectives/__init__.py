@@ -2,6 +2,7 @@
 
 from .augment import Augmented
 from .bound import Bound, Hybrid
+from .classifier import WithClassifier
 from .flip import Flipped
 from .matching import WEIGHTINGS, Matching
 from .objective import Loss, Objective
@@ -25,5 +26,5 @@ from .weightings import (
 __all__ = [
     "ELBO", "P2", "VLB", "WEIGHTINGS", "Adaptive", "Augmented", "Bound", "Dequantised", "EDMLoss", "EDMMonotone", "Eps", "Flipped", "Hybrid",
     "Implied", "LogNormal", "Loss", "LossSecondMoment", "Matching", "MinSNR", "Objective", "Sigmoid", "Sliced", "Stratified", "Times",
-    "TruncatedSNR", "Uniform", "UniformSteps", "Weighting", "implied_weighting",
+    "TruncatedSNR", "Uniform", "UniformSteps", "Weighting", "WithClassifier", "implied_weighting",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from .ancestral import DDIM, Ancestral
 from .brownian import Brownian
 from .exponential import Flow
 from .grids import GRIDS, Grid, Integers, Karras, LogSNR, Quadratic, Uniform
+from .guided import GuidedAncestral
 from .ladder import Ladder
 from .langevin import AnnealedLangevin, Corrector, Langevin, PredictorCorrector
 from .loop import SAMPLERS, Denoise, Step, sample
@@ -18,7 +19,7 @@ from .straight import Straight
 __all__ = [
     "DDIM", "DEIS", "GRIDS", "IPNDM", "PNDM", "RK45", "SAMPLERS", "SEEDS", "Adams", "Adaptive", "Ancestral", "AnnealedLangevin",
     "Brownian", "Churn", "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep", "DPMSolverPlus",
-    "Denoise", "Euler", "EulerMaruyama", "Flow", "Grid", "Heun", "Integers", "Karras", "Ladder", "Langevin", "LogSNR",
+    "Denoise", "Euler", "EulerMaruyama", "Flow", "Grid", "GuidedAncestral", "Heun", "Integers", "Karras", "Ladder", "Langevin", "LogSNR",
     "PredictorCorrector", "Quadratic", "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Step",
     "Straight", "UniPC", "Uniform",
     "sample",
