@@ -69,7 +69,7 @@ def guess_and_law(
 ) -> tuple[Law, Law]:
     """The denoiser's law of x_0 at point i of a chain, and the model's p(x_s | x_t) at the next."""
     t, s = points[i], points[i + 1]
-    guess = denoiser(xt, torch.full((len(xt),), float(t.t), dtype=torch.float64, device=xt.device), cond)
+    guess = denoiser(xt, t.over(xt), cond)
     return guess, reverse.law(denoiser.process, guess, xt, t, s, before=points[i - 1] if i else None)
 
 

@@ -67,7 +67,7 @@ class DDPM(Recipe):
     def schedule(self) -> FromBetas:
         return FromBetas(linear_betas(self.timesteps))
 
-    def process(self) -> Gaussian:
+    def process(self) -> Gaussian[FromBetas]:
         return Gaussian(self.schedule())
 
     def reverse(self) -> Ancestral:

@@ -69,7 +69,7 @@ class ImprovedDDPM(Recipe):
             ),
         )
 
-    def process(self) -> Gaussian:
+    def process(self) -> Gaussian[FromBetas]:
         betas = cosine_betas if self.schedule == "cosine" else linear_betas
         return Gaussian(FromBetas(betas(self.timesteps)))
 
@@ -133,8 +133,7 @@ def bound_is_tight():
         # The noise enters through first and second moments alone: +1 and -1 stand for all of N(0, 1).
         both = torch.cat([t.alpha * x0 + t.sigma, t.alpha * x0 - t.sigma])
         twice = torch.cat([x0, x0])
-        times = torch.full((len(both),), t.t, dtype=torch.float64)
-        law = reverse.law(process, denoiser(both, times), both, t, s)
+        law = reverse.law(process, denoiser(both, t.over(both)), both, t, s)
         last = i == len(points) - 2
         term = -law.log_prob(twice) if last else process.posterior(both, twice, t, s).kl(law)
         total += term.mean().item()

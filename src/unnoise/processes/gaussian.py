@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic
 
 import torch
 from torch import Tensor
@@ -25,6 +26,15 @@ from ..scalars import Scalar, column, expm1, log, plus, sqrt, times
 from ..schedules import Schedule
 from .base import Process
 from .basis import Basis, Identity
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # knows defaults
+
+    S = TypeVar("S", bound=Schedule, default=Schedule, covariant=True)
+else:
+    from typing import TypeVar
+
+    S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,10 @@ class Point:
         """sigma / alpha, the noise-to-signal ratio: EDM's sigma; inf where no signal is left."""
         return self.sigma / self.alpha if isinstance(self.alpha, Tensor) or self.alpha else math.inf
 
+    def over(self, x: Tensor) -> Tensor:
+        """The time of a point that all share, once for each example of x: (batch,), float64."""
+        return torch.full((len(x),), float(self.t), dtype=torch.float64, device=x.device)
+
     @property
     def is_clean(self) -> bool:
         """Whether there is no noise left (for a batch of points, in none of them)."""
@@ -70,10 +84,12 @@ def _against(c: Tensor, x: Tensor) -> Tensor:
     return column(c, x) if c.ndim == 1 else c
 
 
-class Gaussian(Process):
+class Gaussian(Process, Generic[S]):
     """x_t = alpha(t) x_0 + sigma(t) eps. The state is the data in `basis` (the identity by default)."""
 
-    def __init__(self, schedule: Schedule, basis: Basis | None = None):
+    schedule: S
+
+    def __init__(self, schedule: S, basis: Basis | None = None):
         super().__init__()
         self.schedule, self.basis = schedule, basis or Identity()
 
