@@ -121,7 +121,7 @@ def measured(
     def rule(denoiser: Denoiser, xt: Tensor, t: Tensor, cond: Cond) -> Estimate:
         process: Gaussian = denoiser.process  # type: ignore[assignment]
         point = process.at(t, xt)
-        if covariance == "equal" or not bool((point.alpha > 0).all()):
+        if covariance == "equal" or not bool(torch.as_tensor(point.alpha > 0).all()):
             estimate: Estimate = denoiser(xt, t, cond)  # type: ignore[assignment]
             spread = variance * point.sigma**2 / (point.alpha**2 * variance + point.sigma**2)
             return kalman(estimate, measurement, lambda v: times(spread, v))
@@ -185,8 +185,8 @@ def squared(x: Tensor) -> Tensor:
 
 
 def detached(estimate: Estimate) -> Estimate:
-    values = {name: getattr(estimate, name) for name in ("mean", "fraction", "unclipped")}
-    return Estimate(**{name: None if v is None else v.detach() for name, v in values.items()})
+    fraction, unclipped = (None if v is None else v.detach() for v in (estimate.fraction, estimate.unclipped))
+    return Estimate(estimate.mean.detach(), fraction=fraction, unclipped=unclipped)
 
 
 def imputation(measurement: Measurement, rng: Rng) -> Guidance:

@@ -19,6 +19,7 @@ from ..errors import UsageProblem
 from ..laws import Estimate, Normal, sum_event
 from ..processes import Gaussian, Identity
 from ..rng import Rng
+from ..scalars import expm1
 from .clock import Clock, clock, log_snr_slope
 from .dequantise import bin_width
 
@@ -79,7 +80,7 @@ def diffusion_nats(
         fall = -log_snr_slope(point) * dt
     else:
         before = process.at(ticking.time((u - 1 / steps).clamp(min=0))[0], x)
-        fall = steps * torch.expm1(before.log_snr - point.log_snr)
+        fall = steps * expm1(before.log_snr - point.log_snr)
     return 0.5 * sum_event(fall * error.square())
 
 

@@ -211,12 +211,12 @@ def implied_weighting(
         if ends.ndim > 1:
             raise UsageProblem("this process has one log-SNR for each frequency, so nothing is weighted by one of them")
         if log_snr is None:
-            log_snr = torch.linspace(*ends.tolist(), count + 2, dtype=torch.float64)[1:-1]
+            log_snr = torch.linspace(float(ends[0]), float(ends[1]), count + 2, dtype=torch.float64)[1:-1]
         log_snr = log_snr.double()
         t = schedule.time(log_snr)
         on_eps, times = objective.on_eps(on, t)
         point = process.with_derivatives(t, torch.zeros(len(t), 1, dtype=torch.float64))
-        slope = 2 * (point.dsigma / point.sigma - point.dalpha / point.alpha).reshape(-1)  # -dlambda/dt
+        slope = 2 * torch.as_tensor(point.dsigma / point.sigma - point.dalpha / point.alpha).reshape(-1)  # -dlambda/dt
         density = times.density(process, t) / slope
         drawn = times.drawn(process, t) / slope
     return Implied(log_snr, 2 * on_eps * density, density, drawn)

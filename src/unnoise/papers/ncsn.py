@@ -25,6 +25,7 @@ from ..recipe import LAPTOP_TRAINING, Recipe, Sampling, Spec, Training
 from ..rng import Rng
 from ..samplers import AnnealedLangevin, Integers, Ladder, sample
 from ..samplers.ladder import overlap
+from ..schedules import Geometric
 from ..training.options import PUBLISHED
 from ..verify import Finding, check, claim, untestable
 from . import paper
@@ -79,7 +80,7 @@ class NCSN(Recipe):
     def ladder(self) -> Ladder:
         return Ladder(self.sigma_max, self.sigma_min, self.levels)
 
-    def process(self) -> Gaussian:
+    def process(self) -> Gaussian[Geometric]:
         return self.ladder().process()
 
     def build_network(self, spec: Spec, outputs: int = 1) -> nn.Module:

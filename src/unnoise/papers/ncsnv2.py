@@ -26,6 +26,7 @@ from ..recipe import Recipe, Sampling, Spec
 from ..rng import Rng
 from ..samplers import AnnealedLangevin, Integers, Ladder, sample
 from ..samplers.ladder import best_step, largest_distance, overlap, settled_variance, spacing
+from ..schedules import Geometric
 from ..training.options import PUBLISHED, TrainingOptions
 from ..verify import Finding, check, claim, untestable
 from . import paper
@@ -106,7 +107,7 @@ class NCSNv2(Recipe):
         )
         return replace(ladder, levels=self.levels or ladder.levels)
 
-    def process(self) -> Gaussian:
+    def process(self) -> Gaussian[Geometric]:
         return self.ladder().process()
 
     def build_network(self, spec: Spec, outputs: int = 1) -> nn.Module:

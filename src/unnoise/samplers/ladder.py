@@ -93,7 +93,7 @@ class Ladder:
         """sigma_{i-1} / sigma_i."""
         return (self.sigma_max / self.sigma_min) ** (1 / (self.levels - 1))
 
-    def process(self) -> Gaussian:
+    def process(self) -> Gaussian[Geometric]:
         """Variance exploding, at these levels."""
         return Gaussian(Geometric(self.sigma_min, self.sigma_max, self.levels))
 
