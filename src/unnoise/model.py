@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .denoisers import Denoiser, classifier_free, guided
+from .denoisers import Denoiser, Guidance, classifier_free, classifier_guidance, guided
 from .disk import disk_errors, write_file
 from .errors import Problem, UsageProblem
 from .papers import find
@@ -56,7 +56,7 @@ class Model:
 
     def labels(self, seeds: Sequence[int], label: int | None = None) -> dict[str, Tensor] | None:
         """The condition of each sample: `label`, or the classes in turn by seed. None for unconditional models."""
-        if not self.recipe.conditional:
+        if not self.recipe.labelled:
             if label is not None:
                 raise UsageProblem("this model was trained without labels; leave --label out")
             return None
@@ -65,22 +65,33 @@ class Model:
             raise UsageProblem(f"label {label} is none of the model's {count} classes, 0 to {count - 1}")
         return {"label": torch.tensor([seed % count if label is None else label for seed in seeds])}
 
+    def guided(self, sampling: Sampling, guidance: Sequence[Guidance] = ()) -> Denoiser:
+        """The denoiser with the guidance and the thresholding of a sampling, and between them any further guidance."""
+        free = [classifier_free(sampling.guidance)] if sampling.guidance != 1 else []
+        pull = [classifier_guidance(sampling.classifier)] if sampling.classifier else []
+        return guided(self.denoiser, [*free, *guidance, *THRESHOLDS[sampling.threshold](), *pull])
+
     def sample(
         self,
         seeds: Sequence[int],
         sampling: Sampling | None = None,
         *,
         label: int | None = None,
+        guidance: Sequence[Guidance] = (),
         watch: Watch | None = None,
         device: torch.device | str | None = None,
         precision: str | None = None,
     ) -> Tensor:
-        """Images in [-1, 1], one for each seed; sample i depends on seed i alone."""
+        """Images in [-1, 1], one for each seed; sample i depends on seed i alone.
+
+        `guidance`: what the samples must follow besides, such as `measured(inpainting(image, known))`.
+        """
         sampling = sampling or self.recipe.sampling()
+        if label is not None and not self.recipe.conditional and not sampling.classifier:
+            raise UsageProblem("only a classifier leads this model to a label; give guidance by it (--classifier 1)")
         device = torch.device(device or default_device())
         cond = self.labels(seeds, label)
-        guidance = [classifier_free(sampling.guidance)] if sampling.guidance != 1 else []
-        denoiser = guided(self.denoiser, [*guidance, *THRESHOLDS[sampling.threshold]()]).to(device).eval()
+        denoiser = self.guided(sampling, guidance).to(device).eval()
         if cond is not None:
             cond = {name: value.to(device) for name, value in cond.items()}
         with autocast(device, precision or best_precision(device)):

@@ -41,9 +41,11 @@ from unnoise.samplers import (
     DPMSolverPlus,
     Euler,
     EulerMaruyama,
+    Fitted,
     GuidedAncestral,
     Heun,
     Langevin,
+    Levels,
     PredictorCorrector,
     ReverseDiffusion,
     SDEDPMSolverMultistep,
@@ -140,6 +142,7 @@ STEPS |= {
     "seeds-3, F": SEEDS(3, "v", "log-sine", scale=0.5),
     "rk45": RK45(),
     "dpm-solver adaptive": DPMSolverAdaptive(),
+    "fitted": Fitted(Euler()),
 }
 IN_NOISE = {name for name, step in STEPS.items() if isinstance(step, (Adams, SingleStep))}  # that know no other time
 ADAPTIVE = {name for name, step in STEPS.items() if isinstance(step, Adaptive)}
@@ -160,6 +163,8 @@ GRIDS = {
     "karras": grids.Karras(10),
     "log-snr": grids.LogSNR(10),
     "straight": Straight(10),
+    "levels": Levels.of((20.0, 5.0, 1.0, 0.2, 0.03)),
+    "levels, between two": Levels(10),
 }
 
 

@@ -4,10 +4,12 @@ from .adaptive import RK45, Adaptive, DPMSolverAdaptive
 from .ancestral import DDIM, Ancestral
 from .brownian import Brownian
 from .exponential import Flow
+from .fitted import Fitted
 from .grids import GRIDS, Grid, Integers, Karras, LogSNR, Quadratic, Uniform
 from .guided import GuidedAncestral
 from .ladder import Ladder
 from .langevin import AnnealedLangevin, Corrector, Langevin, PredictorCorrector
+from .levels import Levels
 from .loop import SAMPLERS, Denoise, Step, sample
 from .multistep import DEIS, IPNDM, Adams, DPMSolverMultistep, SDEDPMSolverMultistep, UniPC
 from .ode import Churn, Euler, Heun
@@ -19,7 +21,8 @@ from .straight import Straight
 __all__ = [
     "DDIM", "DEIS", "GRIDS", "IPNDM", "PNDM", "RK45", "SAMPLERS", "SEEDS", "Adams", "Adaptive", "Ancestral", "AnnealedLangevin",
     "Brownian", "Churn", "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep", "DPMSolverPlus",
-    "Denoise", "Euler", "EulerMaruyama", "Flow", "Grid", "GuidedAncestral", "Heun", "Integers", "Karras", "Ladder", "Langevin", "LogSNR",
+    "Denoise", "Euler", "EulerMaruyama", "Fitted", "Flow", "Grid", "GuidedAncestral", "Heun", "Integers", "Karras", "Ladder", "Langevin", "Levels",
+    "LogSNR",
     "PredictorCorrector", "Quadratic", "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Step",
     "Straight", "UniPC", "Uniform",
     "sample",
