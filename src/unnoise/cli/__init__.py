@@ -18,6 +18,7 @@ COMMANDS = {
     "data": "list the data sets, and bring those that are not here",
     "train": "train a paper's model on a data set, or go on with a run",
     "sample": "draw samples from a run: pictures, or thousands of files",
+    "tune": "find the best grid and solver for a run and a number of evaluations",
     "eval": "score samples against the data, with floors and intervals",
     "likelihood": "bits per dimension of held-out data, exact or bounded",
     "verify": "check and measure what a paper claims",

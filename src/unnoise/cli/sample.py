@@ -25,6 +25,9 @@ class SamplingForm:
     """Another grid of times, by name."""
     steps: int | None = None
     """Another number of steps."""
+    nfe: int | None = None
+    """At most so many evaluations of the denoiser for each image: by what `unnoise tune` found for them, if it did and no
+    sampler, grid or option is given, else by as many steps as that allows."""
     guidance: float | None = None
     """Weight of classifier-free guidance: 1 plainly conditional, 0 unconditional, more exaggerates."""
     threshold: Literal["none", "clip", "dynamic"] | None = None
@@ -81,6 +84,8 @@ def run(argv: list[str]) -> None:
     if state.is_main_process:
         source = model.source or {}
         print(f"{form.count:,} samples of {form.run}, step {source['step']:,}, {source['weights']} weights")
+        if form.how.nfe is not None:
+            print(f"  by     {walker(model, sampling, form.how.nfe)}")
         print(f"  sheet  {picture}")
         if form.format != "grid":
             print(f"  files  {picture.parent / ('images' if form.format == 'png' else 'shards')}")
@@ -120,12 +125,62 @@ def prepare(run: Path, how: SamplingForm) -> tuple[Any, Any, int | None, str | N
     own = model.recipe.sampling()
     pairs = dict(_pair(text) for text in how.option)
     sampling = own.changed(how.sampler, how.grid, how.steps, how.guidance, how.threshold, pairs)
-    if sampling.guidance != 1 and how.guidance is not None and not getattr(model.recipe, "drop", 0):
+    check_guidance(model, how.guidance, run)
+    if how.nfe is not None:
+        sampling = _for_evaluations(model, sampling, how)
+    precision = None if how.precision == "auto" else how.precision
+    return model, sampling, _label(model, how.label), precision
+
+
+def check_guidance(model: Any, weight: float | None, run: Path, classifier: float | None = None) -> None:
+    """Refuses weights of guidance that a model has no use for."""
+    if classifier and not getattr(model.recipe, "classifier", False):
+        raise UsageProblem(
+            f"--classifier needs a model with a classifier, as adm trains one; {run} ({model.recipe.slug}) has none"
+        )
+    if weight not in (None, 1.0) and not getattr(model.recipe, "drop", 0):
         raise UsageProblem(
             f"--guidance needs a model that was also trained without labels, as cfg is; {run} ({model.recipe.slug}) was not"
         )
-    precision = None if how.precision == "auto" else how.precision
-    return model, sampling, _label(model, how.label), precision
+
+
+def _for_evaluations(model: Any, sampling: Any, how: SamplingForm) -> Any:
+    """The sampling of --nfe: what was tuned for these weights, or as many steps as cost no more."""
+    import warnings
+
+    from ..tuning import kept
+
+    if how.steps is not None:
+        raise UsageProblem("--nfe and --steps both say how long the way is; leave one out")
+    if how.nfe < 1:
+        raise UsageProblem(f"--nfe is {how.nfe}, but a sampler needs at least 1 evaluation")
+    if (how.sampler, how.grid, how.option) == (None, None, ()):
+        tuned = kept(model.source["path"], how.nfe, sampling)
+        if tuned is not None and tuned.run["sha256"] == model.source["sha256"]:
+            return tuned.sampling
+        if tuned is not None:
+            warnings.warn(
+                f"what was tuned for {how.nfe} evaluations belongs to other weights ({tuned.run['weights']} of step "
+                f"{tuned.run['step']}), so it is left out; run `unnoise tune` again",
+                stacklevel=2,
+            )
+    found = sampling.within(how.nfe)
+    if found is None:
+        raise UsageProblem(
+            f"not one step of the sampler {sampling.step.name} costs {how.nfe} evaluations or less; take more"
+        )
+    return found
+
+
+def walker(model: Any, sampling: Any, evaluations: int) -> str:
+    """Which sampler was taken for a number of evaluations, in words."""
+    from ..tuning import kept
+
+    tuned, steps = kept(model.source["path"], evaluations, sampling), sampling.grid.steps
+    name = f"{sampling.step.name} on {sampling.grid.name}"
+    if tuned is not None and tuned.sampling == sampling:
+        name = f"what was tuned ({name})"
+    return f"{name}: {steps} steps, {sampling.step.evaluations(steps)} evaluations"
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -34,8 +34,8 @@ def clock(seconds: float) -> str:
 class Counter:
     """How many of `total` are done: a bar in a terminal, a line every half minute elsewhere."""
 
-    def __init__(self, what: str, total: int, visible: bool = True):
-        self.what, self.total, self.visible, self.bar = what, total, visible, None
+    def __init__(self, what: str, total: int, visible: bool = True, things: str = "images"):
+        self.what, self.total, self.visible, self.bar, self.things = what, total, visible, None, things
 
     def __enter__(self) -> Counter:
         self.started = self.said = time.monotonic()
@@ -64,8 +64,8 @@ class Counter:
         now = time.monotonic()
         rate = (done - (self.first or 0)) / max(now - self.started, 1e-9)
         if self.bar is not None:
-            self.bar.update(self.task, completed=done, rate=f"{rate:,.1f} images/s")
+            self.bar.update(self.task, completed=done, rate=f"{rate:,.1f} {self.things}/s")
         elif self.visible and now - self.said >= 30:
             self.said = now
             left = f", {clock((self.total - done) / rate)} left" if rate > 0 else ""
-            print(f"{self.what} {done} of {self.total}, {rate:,.1f} images/s{left}", file=sys.stderr, flush=True)
+            print(f"{self.what} {done} of {self.total}, {rate:,.1f} {self.things}/s{left}", file=sys.stderr, flush=True)
