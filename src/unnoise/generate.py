@@ -25,6 +25,7 @@ from torch import Tensor
 from .crew import crew, fail_together, on_main
 from .data import to_uint8
 from .data.pictures import grid, save_gif, save_png
+from .denoisers import Guidance
 from .data.stored import read_arrays, read_images
 from .disk import sweep, write_json, write_whole
 from .errors import Problem, UsageProblem, unknown
@@ -41,7 +42,8 @@ MOST_ON_A_GRID = 1024
 
 
 def draw(model: Model, seeds: Sequence[int], sampling: Sampling, **how: Any) -> Tensor:
-    """The images of `seeds` as uint8 (count, channel, height, width). `how`: label, device, precision, of `Model.sample`.
+    """The images of `seeds` as uint8 (count, channel, height, width). `how`: label, guidance, device, precision, of
+    `Model.sample`.
 
     Raises Problem where the sampler diverged.
     """
@@ -69,9 +71,12 @@ def generate(
     batch_size: int = 64,
     precision: str | None = None,
     on_images: Callable[[int], object] | None = None,
+    guidance: Sequence[Guidance] = (),
+    known: dict[str, Any] | None = None,
 ) -> Path:
     """Write the samples of seeds `seed` ... `seed + count - 1` to the folder `out`; what is there is not made again.
 
+    `guidance` is what the samples must follow besides (`Model.sample`), and `known` tells it from any other, as JSON.
     `batch_size` is rounded up to a multiple of 16. `on_images` hears how many images are done, each time some are.
     Returns the picture of the first hundred. Raises UsageProblem where `out` holds samples of another configuration, or
     step, grid and model do not fit; Problem where the disk refuses.
@@ -86,7 +91,7 @@ def generate(
     sampling.step.check(model.denoiser.process)
     sampling.grid(model.denoiser.process)
     model.labels([seed], label)
-    how = {"label": label, "precision": precision or best_precision(default_device())}
+    how = {"label": label, "precision": precision or best_precision(default_device()), "guidance": guidance}
     manifest = {
         "run": getattr(model, "source", None),
         "sampling": sampling.describe(),
@@ -95,6 +100,7 @@ def generate(
         "precision": how["precision"],
         "format": format,
         "count": count,
+        "known": known,
     }
     on_main(state, lambda: _begin(out, manifest))
     problem = None
@@ -169,7 +175,7 @@ class _Part:
 
 def columns(model: Model, count: int, label: int | None) -> int | None:
     """Columns of a sheet: a class each, where the classes take turns and are few."""
-    classes = model.spec.num_classes if model.recipe.conditional and label is None else None
+    classes = model.spec.num_classes if model.recipe.labelled and label is None else None
     return classes if classes and classes <= 16 and count > classes else None
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from ..errors import UsageProblem, unknown
+from .known import KnownForm, known
 from .parse import parse
 from .show import Counter
 
@@ -30,6 +31,8 @@ class SamplingForm:
     sampler, grid or option is given, else by as many steps as that allows."""
     guidance: float | None = None
     """Weight of classifier-free guidance: 1 plainly conditional, 0 unconditional, more exaggerates."""
+    classifier: float | None = None
+    """Weight of guidance by the model's classifier, if it has one: 0 none, 1 as it is, more exaggerates."""
     threshold: Literal["none", "clip", "dynamic"] | None = None
     """What becomes of guesses outside [-1, 1]."""
     option: tuple[str, ...] = ()
@@ -66,6 +69,7 @@ class Sample:
     trajectory: Literal["gif", "grid"] | None = None
     """Show the way from noise to data, too: of eight samples, as a film or as a sheet."""
     how: Annotated[SamplingForm, arg(name="")] = field(default_factory=SamplingForm)
+    known: Annotated[KnownForm, arg(name="")] = field(default_factory=KnownForm)
 
 
 def run(argv: list[str]) -> None:
@@ -74,11 +78,16 @@ def run(argv: list[str]) -> None:
     from ..generate import save_trajectory, trajectory
 
     model, sampling, label, precision = prepare(form.run, form.how)
+    guidance = known(form.known, model)
     state = crew()
-    picture = sample_to(model, form.out, form.count, form.seed, sampling, label, precision, form.format, form.how)
+    picture = sample_to(
+        model, form.out, form.count, form.seed, sampling, label, precision, form.format, form.how, guidance=guidance
+    )
     if form.trajectory and state.is_main_process:
         end = "gif" if form.trajectory == "gif" else "png"
-        states = trajectory(model, range(form.seed, form.seed + 8), sampling, 24 if end == "gif" else 10, label=label)
+        states = trajectory(
+            model, range(form.seed, form.seed + 8), sampling, 24 if end == "gif" else 10, label=label, guidance=guidance[0]
+        )
         film = save_trajectory(states, picture.with_name(f"trajectory.{end}"))
     on_main(state, lambda: None)
     if state.is_main_process:
@@ -93,7 +102,9 @@ def run(argv: list[str]) -> None:
             print(f"  way    {film}")
 
 
-def sample_to(model, out, count, seed, sampling, label, precision, format, how, visible=True) -> Path:
+def sample_to(
+    model, out, count, seed, sampling, label, precision, format, how, visible=True, guidance=((), None)
+) -> Path:
     """`generate`, with a bar, and a sentence when it is interrupted; `out` None: a folder of the configuration's own."""
     from ..crew import crew
     from ..generate import generate
@@ -102,7 +113,8 @@ def sample_to(model, out, count, seed, sampling, label, precision, format, how, 
 
     state = crew()
     if out is None:
-        key = json.dumps([model.source["sha256"], sampling.describe(), label, seed, precision, format])
+        what = [model.source["sha256"], sampling.describe(), label, seed, precision, format]
+        key = json.dumps(what if guidance[1] is None else [*what, guidance[1]])
         mark = hashlib.sha256(key.encode()).hexdigest()[:6]
         out = Path(model.source["path"]) / "samples" / f"{sampling.step.name}-{sampling.grid.steps}-{format}-{mark}"
     with Counter("sampling", count, visible and state.is_main_process) as counter:
@@ -111,6 +123,7 @@ def sample_to(model, out, count, seed, sampling, label, precision, format, how, 
             return generate(
                 model, out, count, seed=seed, sampling=sampling, label=label, format=format, precision=precision,
                 batch_size=how.batch_size, on_images=lambda done: counter(min(count, done * ranks)),
+                guidance=guidance[0], known=guidance[1],
             )  # fmt: skip
         except (KeyboardInterrupt, Terminated) as stop:
             number = 15 if isinstance(stop, Terminated) else 2
@@ -124,7 +137,11 @@ def prepare(run: Path, how: SamplingForm) -> tuple[Any, Any, int | None, str | N
     model = Model.load(run, how.weights, how.step)
     own = model.recipe.sampling()
     pairs = dict(_pair(text) for text in how.option)
-    sampling = own.changed(how.sampler, how.grid, how.steps, how.guidance, how.threshold, pairs)
+    sampling = own.changed(how.sampler, how.grid, how.steps, how.guidance, how.threshold, pairs, how.classifier)
+    if how.classifier and not getattr(model.recipe, "classifier", False):
+        raise UsageProblem(
+            f"--classifier needs a model with a classifier, as adm trains one; {run} ({model.recipe.slug}) has none"
+        )
     check_guidance(model, how.guidance, run)
     if how.nfe is not None:
         sampling = _for_evaluations(model, sampling, how)
@@ -193,7 +210,7 @@ def _pair(text: str) -> tuple[str, str]:
 def _label(model: Any, text: str | None) -> int | None:
     if text is None:
         return None
-    classes = model.spec.classes if model.recipe.conditional else None
+    classes = model.spec.classes if model.recipe.labelled else None
     if classes is None:
         raise UsageProblem("this model was trained without labels; leave --label out")
     names = [name.lower() for name in classes]

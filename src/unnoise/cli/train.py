@@ -96,7 +96,7 @@ def _parse(argv: list[str], recipe: Any, slug: str) -> Any:
         "Train",
         [
             ("paper", Annotated[Positional[Literal[slug]], arg(metavar="PAPER", help="What to train.")]),  # type: ignore
-            ("preset", _told(Literal["laptop", "paper"], "Which defaults: minutes on two cores, or the published ones."),
+            ("preset", _told(Literal[type(recipe).presets], "Which defaults: minutes on two cores, or the published ones."),
              "laptop"),
             ("out", _told(Path | None, "The folder of the run; runs/PAPER-DATA-N, N a new number, if left out."), None),
             ("resume", _told(Path | None, "Go on with this run: its recipe, its data."), None),

@@ -36,4 +36,6 @@ class GuidedAncestral(Ancestral):
         if not isinstance(guess, Estimate) or guess.pull is None:
             return super().law(process, guess, xt, t, s, before, rng)
         law = super().law(process, guess.pull.estimate, xt, t, s, before, rng)
+        if self.variance in ("small", "learned") and process.at(s, xt).is_clean:  # type: ignore[attr-defined]
+            return law  # there is no variance in the step to clean data, though a fraction above 1 makes it 0^-x
         return replace(law, mean=law.mean + times(law.std**2, guess.pull.gradient))  # type: ignore[attr-defined]
