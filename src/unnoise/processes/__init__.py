@@ -2,6 +2,7 @@
 
 from .base import Process
 from .basis import DCT, Basis, Identity
+from .dissipation import Dissipating
 from .gaussian import Gaussian, Point
 
-__all__ = ["DCT", "Basis", "Gaussian", "Identity", "Point", "Process"]
+__all__ = ["DCT", "Basis", "Dissipating", "Gaussian", "Identity", "Point", "Process"]

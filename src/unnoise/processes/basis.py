@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -30,19 +32,30 @@ class Identity(Basis):
         return u
 
 
-class DCT(Basis):
-    """The orthonormal two-dimensional cosine transform (DCT-II) over the last two axes."""
+@lru_cache
+def _cosines(n: int) -> Tensor:
+    """The orthogonal matrix of the DCT-II, float64 (n, n): row k is the cosine of frequency k."""
+    k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
+    matrix = torch.cos(math.pi * (i + 0.5) * k / n) * math.sqrt(2 / n)
+    matrix[0] /= math.sqrt(2)
+    return matrix
 
-    def _matrix(self, n: int, like: Tensor) -> Tensor:
-        k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
-        matrix = torch.cos(math.pi * (i + 0.5) * k / n) * math.sqrt(2 / n)
-        matrix[0] /= math.sqrt(2)
-        return matrix.to(like)
+
+class DCT(Basis):
+    """The orthonormal two-dimensional cosine transform (DCT-II) over the last two axes, in the precision of its input.
+
+    Autocast, which is for networks, is kept out: the state would be rounded to bfloat16 at every step of a sampler.
+    """
+
+    def _turn(self, x: Tensor, back: bool) -> Tensor:
+        kind = x.device.type
+        whole = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+        rows, columns = (_cosines(n).to(x) for n in x.shape[-2:])
+        with whole:
+            return rows.T @ x @ columns if back else rows @ x @ columns.T
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = (self._matrix(n, x) for n in x.shape[-2:])
-        return rows @ x @ columns.T
+        return self._turn(x, back=False)
 
     def inverse(self, u: Tensor) -> Tensor:
-        rows, columns = (self._matrix(n, u) for n in u.shape[-2:])
-        return rows.T @ u @ columns
+        return self._turn(u, back=True)
