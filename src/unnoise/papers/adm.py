@@ -16,6 +16,7 @@ from torch import Tensor
 from ..denoisers import ClassifyingDenoiser, Denoiser, NetworkDenoiser, classifier_guidance
 from ..denoisers import preconditioning as pre
 from ..errors import UsageProblem, unknown
+from ..laws import Normal
 from ..likelihood import Discretised
 from ..networks import UNetOptions, published
 from ..networks.guided_diffusion import load_guided_diffusion
@@ -52,12 +53,14 @@ class ADM(Recipe):
     """Weight of the classifier's gradient: the paper's s."""
     sampling_steps: int = 100
     """Steps of the sampler."""
-    network: UNetOptions = UNetOptions(channels=32, mult=(1, 2, 2), blocks=1, attention=(2, 4), channels_per_head=32)
-    classifier_network: UNetOptions = UNetOptions(channels=32, mult=(1, 2, 2), blocks=1, attention=(4,), heads=1)
+    network: UNetOptions = UNetOptions(channels=32, mult=(1, 2, 2), blocks=1, attention=(4,), channels_per_head=32)
+    classifier_network: UNetOptions = UNetOptions(
+        channels=32, mult=(1, 2, 2), blocks=1, attention=(4,), channels_per_head=32
+    )
     """The way down of a U-Net; its last level, below, is pooled by attention."""
     classifier_lr: float = 1e-3
     classifier_weight_decay: float = 0.05
-    training: Training = replace(LAPTOP_TRAINING, steps=1200)
+    training: Training = replace(LAPTOP_TRAINING, steps=1000)
 
     presets: ClassVar[tuple[str, ...]] = (
         "laptop",
@@ -244,6 +247,7 @@ def mean_is_shifted_by_the_variance():
             times = t.over(x)
             plain = Ancestral(variance=variance).law(process, denoiser(x, times), x, t, s)
             law = GuidedAncestral(variance=variance).law(process, led(x, times), x, t, s)
+            assert isinstance(plain, Normal)
             gaps.append(
                 (law.mean - plain.mean - weight * torch.as_tensor(plain.std, dtype=torch.float64) ** 2 * a).abs().max()
             )
