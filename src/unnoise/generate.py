@@ -25,8 +25,8 @@ from torch import Tensor
 from .crew import crew, fail_together, on_main
 from .data import to_uint8
 from .data.pictures import grid, save_gif, save_png
-from .denoisers import Guidance
 from .data.stored import read_arrays, read_images
+from .denoisers import Guidance
 from .disk import sweep, write_json, write_whole
 from .errors import Problem, UsageProblem, unknown
 from .model import Model

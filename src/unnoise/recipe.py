@@ -246,8 +246,6 @@ class Recipe:
 
     presets: ClassVar[tuple[str, ...]] = ("laptop", "paper")
     """Configurations by name, each a class method: "paper-256" is `paper_256`."""
-    presets: ClassVar[tuple[str, ...]] = ("laptop", "paper")
-    """Configurations by name, each a class method: "paper-256" is `paper_256`."""
     slug: ClassVar[str] = ""
     info: ClassVar[Any] = None
 
@@ -286,11 +284,6 @@ class Recipe:
     def sampling(self) -> Sampling:
         """The paper's own sampler."""
         raise NotImplementedError
-
-    @property
-    def labelled(self) -> bool:
-        """Whether labels reach the model: its network, or a classifier beside it."""
-        return self.conditional or bool(getattr(self, "classifier", False))
 
     @property
     def labelled(self) -> bool:
