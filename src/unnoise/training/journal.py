@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,25 +40,23 @@ class Journal:
         if len(lines) < 2:
             return
         import numpy as np
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+
+        from ..figures import draw
 
         steps, loss = (np.array([line[name] for line in lines], float) for name in ("step", "loss"))
         width = max(1, len(loss) // 50)
         total = np.cumsum(np.concatenate([[0.0], loss]))
         mean = (total[width:] - total[:-width]) / width
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.add_subplot(xlabel="step", ylabel="loss")
-        axes.plot(steps, loss, linewidth=0.6, alpha=0.35, color="tab:blue")
-        axes.plot(steps[width - 1 :], mean, linewidth=1.8, color="tab:blue")
-        if loss.min() > 0:
-            axes.set_yscale("log")
-        axes.grid(alpha=0.3, which="both")
-        picture.parent.mkdir(exist_ok=True)
-        aside = picture.with_name(f".{picture.name}.part")
-        with disk_errors(f"the picture {picture}"):
-            FigureCanvasAgg(figure).print_png(aside)
-            os.replace(aside, picture)
+
+        def paint(axes) -> None:
+            axes.plot(steps, loss, linewidth=0.6, alpha=0.35, color="tab:blue")
+            axes.plot(steps[width - 1 :], mean, linewidth=1.8, color="tab:blue")
+            if loss.min() > 0:
+                axes.set_yscale("log")
+            axes.grid(which="both")
+            axes.set(xlabel="step", ylabel="loss")
+
+        draw(picture, paint, size=(7, 4))
 
 
 def _parse(text: str) -> dict | None:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured for a claim: `margins` (positive: it holds), their interval, how they vary, and the numbers."""
+    """What was measured for a claim: `margins` (positive: it holds), their interval, how they vary, and the numbers.
+
+    `pictures` are names that `lab.picture` gave: figures that go to results/PAPER/NAME.png.
+    """
 
     margins: tuple[float, ...]
     interval: tuple[float, float]
@@ -47,6 +50,13 @@ class Finding:
         return cls(
             (float(margin),), (float(low), float(high)), "one seed; 90 % bootstrap interval", numbers, tuple(pictures)
         )
+
+    @classmethod
+    def computed(cls, margins: Sequence[float], numbers: dict[str, Any], pictures: Sequence[str] = ()) -> Finding:
+        """Margins that no chance enters (closed forms, quadrature), one for each case; the interval is their range."""
+        margins = tuple(float(m) for m in margins)
+        spread = f"computed, without chance, in {len(margins)} cases; the interval is their range"
+        return cls(margins, (min(margins), max(margins)), spread, numbers, tuple(pictures))
 
     @property
     def verdict(self) -> str:

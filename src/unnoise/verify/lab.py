@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..data import load
 from ..denoisers import clip
+from ..figures import draw
 from ..likelihood import BoundTerms, Discretised, variational_bound
 from ..metrics import classify, features, frechet_distance, sliced_wasserstein
 from ..model import Model, train_model
@@ -43,6 +44,7 @@ class Lab:
     def __init__(self, root: Path, seeds: tuple[int, ...] = (0, 1, 2), say: Callable[[str], object] = print):
         self.root, self.seeds, self.say = Path(root), seeds, say
         self.used: dict[str, float] = {}
+        self.gallery = self.root / "pictures"
 
     @staticmethod
     @lru_cache
@@ -50,15 +52,24 @@ class Lab:
         """A split of a data set."""
         return load(name, split, size=size)
 
-    def train(self, recipe: Recipe, seed: int = 0, size: int | None = None, limit: int | None = None) -> Model:
+    def train(
+        self,
+        recipe: Recipe,
+        seed: int = 0,
+        size: int | None = None,
+        limit: int | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> Model:
         """The model that this recipe trains with this seed; trained now if it was not before.
 
-        `size` rescales the images, `limit` keeps only the first so many of them.
+        `size` rescales the images, `limit` keeps only the first so many of them, `rows` only these.
         """
         recipe = replace(recipe, training=replace(recipe.training, seed=seed, preview_every=0))
         data = self.data(recipe.data, "train", size)
         if limit is not None:
             data = First(data, limit)
+        if rows is not None:
+            data = Chosen(data, rows)
         key = _key(recipe.slug, recipe.as_dict(), data.fingerprint)
         path = self.root / "models" / f"{recipe.slug}-{key}"
         if not (path / "finished.json").exists():
@@ -105,6 +116,11 @@ class Lab:
             save_file({"x": torch.cat(parts).contiguous()}, aside)
             aside.replace(file)
         return load_file(file)["x"]
+
+    def picture(self, name: str, paint: Callable[..., object], panels: int = 1) -> str:
+        """Draw a figure of the claim that is being measured (see `figures.draw`) and give its name, for the Finding."""
+        draw(self.gallery / f"{name}.png", paint, panels)
+        return name
 
     def bits(self, model: Model, reverse: Ancestral, grid: Grid, count: int = 48) -> BoundTerms:
         """The bound of the first `count` held-out images along a grid, bits/dim, with the guess clipped as the papers do."""
@@ -161,3 +177,15 @@ class First:
 
     def batch(self, indices):
         return self.data.batch(indices)
+
+
+class Chosen(First):
+    """Some rows of a data set."""
+
+    def __init__(self, data, rows: Sequence[int]):
+        super().__init__(data, len(rows))
+        self.rows = torch.as_tensor(rows, dtype=torch.int64)
+        self.fingerprint = f"{data.fingerprint}:{_key(self.rows.tolist())}"
+
+    def batch(self, indices):
+        return self.data.batch(self.rows[torch.as_tensor(indices, dtype=torch.int64)])

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..disk import disk_errors, write_file, write_json
 from ..papers import find
 from ..training import provenance
 from .claims import Claim
+from .experiment import fingerprint
 from .lab import Lab
 
 
@@ -27,10 +26,9 @@ def verify(
     fresh: bool = False,
     say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
-    """All checks and claims of a paper, as the dictionary that is written to `results`/SLUG.json.
+    """All checks and claims of a paper, as the dictionary that is written to `results`/SLUG.json; figures to `results`/SLUG/.
 
-    Claims already measured, by the same experiment (its source) with the same seeds, are taken from the lab's folder unless
-    `fresh`.
+    Claims already measured, by the same experiment with the same seeds, are taken from the lab's folder unless `fresh`.
     """
     recipe = find(slug)
     record: dict[str, Any] = {
@@ -54,7 +52,11 @@ def verify(
         row = _measure(slug, claim, lab, fresh)
         record["claims"].append(row)
         say(f"{row['verdict']}: {claim.statement}" + (f"  {row['interval']}" if "interval" in row else ""))
+        for name in row.get("pictures", ()):
+            folder = _gallery(lab, slug) if results is None or only is not None else results / slug
+            say(f"  figure: {folder / name}.png")
     if results is not None and only is None:
+        hang(record, lab, results / slug)
         write_json(results / f"{slug}.json", record)
     return record
 
@@ -63,10 +65,12 @@ def _measure(slug: str, claim: Claim, lab: Lab, fresh: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"name": claim.name, "statement": claim.statement, "source": claim.source}
     if claim.measure is None:
         return {**row, "verdict": "not testable at this scale", "reason": claim.reason}
-    version = hashlib.sha256(f"{inspect.getsource(claim.measure)}{lab.seeds}".encode()).hexdigest()[:12]
-    file = lab.root / "claims" / slug / f"{claim.name}-{version}.json"
+    file = lab.root / "claims" / slug / f"{claim.name}-{fingerprint(claim.measure, lab.seeds)}.json"
+    lab.gallery = _gallery(lab, slug)
     if file.exists() and not fresh:
-        return json.loads(file.read_text())
+        kept = json.loads(file.read_text())
+        if all((lab.gallery / f"{name}.png").exists() for name in kept.get("pictures", ())):
+            return {**kept, **row}  # the wording is today's
     lab.used, start = {}, time.monotonic()
     finding = claim.measure(lab)
     row |= {"verdict": finding.verdict, **asdict(finding)}
@@ -77,9 +81,16 @@ def _measure(slug: str, claim: Claim, lab: Lab, fresh: bool) -> dict[str, Any]:
     return row
 
 
-def write_json(path: Path, value: Any) -> None:
-    """JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(aside, path)
+def _gallery(lab: Lab, slug: str) -> Path:
+    return lab.root / "pictures" / slug
+
+
+def hang(record: dict[str, Any], lab: Lab, folder: Path) -> None:
+    """The figures of a record's claims, and no others, as `folder`/NAME.png; no folder where there are none."""
+    names = [name for row in record["claims"] for name in row.get("pictures", ())]
+    for old in folder.glob("*.png"):
+        if old.stem not in names:
+            old.unlink()
+    with disk_errors(f"the figures in {folder}"):
+        for name in names:
+            write_file(folder / f"{name}.png", (_gallery(lab, record["paper"]) / f"{name}.png").read_bytes())
