@@ -71,6 +71,22 @@ def test_a_small_image_is_enlarged(cli, edm, tmp_path):
     torch.testing.assert_close(torch.nn.functional.avg_pool2d(x, 2), want.expand(2, 1, -1, -1), rtol=0, atol=1e-5)
 
 
+def test_colour_is_given_to_a_grey_picture(cli, tmp_path):
+    words = ["train", "ddpm", *TINY[2:], "--data", "emoji-google", "--size", "8", "--steps", "1", "--timesteps", "50"]
+    assert cli(*words, "--out", "run")[0] == 0
+    save_png(torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5, tmp_path / "grey.png")
+    known = ["--image", "grey.png", "--colourise"]
+    assert cli("sample", "run", "--count", "2", "--steps", "2", "--format", "grid", "--out", "s", *known)[0] == 0
+
+    model = Model.load(tmp_path / "run")
+    guidance, _ = known_of(KnownForm(image=tmp_path / "grey.png", colourise=True), model)
+    sampling = model.recipe.sampling().changed(steps=4, threshold="none")
+    x = model.sample(range(2), sampling, guidance=guidance, precision="fp32")
+    want = levels(tmp_path / "grey.png").float() / 127.5 - 1
+    torch.testing.assert_close(x.mean(1), want.expand(2, -1, -1), rtol=0, atol=1e-4)
+    assert float((x - x.mean(1, keepdim=True)).abs().mean()) > 0.01  # and the colours are free
+
+
 def test_another_image_is_another_folder(cli, edm, known, tmp_path, refused):
     words = ["sample", edm, "--count", "2", "--steps", "2", "--format", "grid"]
     first = cli(*words, *known)[1]

@@ -53,10 +53,8 @@ class ADM(Recipe):
     """Weight of the classifier's gradient: the paper's s."""
     sampling_steps: int = 100
     """Steps of the sampler."""
-    network: UNetOptions = UNetOptions(channels=32, mult=(1, 2, 2), blocks=1, attention=(4,), channels_per_head=32)
-    classifier_network: UNetOptions = UNetOptions(
-        channels=32, mult=(1, 2, 2), blocks=1, attention=(4,), channels_per_head=32
-    )
+    network: UNetOptions = UNetOptions(channels=32, mult=(1, 2, 2), blocks=1, attention=(4,), heads=2)
+    classifier_network: UNetOptions = UNetOptions(channels=32, mult=(1, 2, 2), blocks=1, attention=(4,), heads=2)
     """The way down of a U-Net; its last level, below, is pooled by attention."""
     classifier_lr: float = 1e-3
     classifier_weight_decay: float = 0.05
