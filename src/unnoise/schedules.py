@@ -257,6 +257,32 @@ class VE(Schedule):
         return (-_double(log_snr) / 2 - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
 
 
+class ExponentialVE(Schedule):
+    """Variance exploding by the SDE dx = base^t dw from no noise at t = 0: alpha = 1, sigma^2 = (base^{2t} - 1) / (2 ln base).
+
+    score-sde's tutorial has base 25; near t = 0 the variance is t, where `VE` has sigma_min.
+    """
+
+    def __init__(self, base: float = 25.0):
+        super().__init__()
+        if base <= 1:
+            raise UsageProblem(f"the base of an exponential diffusion is {base:g}, but must be above 1")
+        self.base, self.rate = base, 2 * math.log(base)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(_double(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (torch.expm1(self.rate * _double(t)) / self.rate).sqrt()
+
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = _double(t)
+        return torch.zeros_like(t), torch.exp(self.rate * t) / (2 * self.sigma(t))
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return torch.log1p(self.rate * torch.exp(-_double(log_snr))) / self.rate
+
+
 class Geometric(VE):
     r"""NCSN's ladder: `steps` levels with one ratio gamma, from sigma_max at t = 1 to sigma_min at t = 1 / steps (1907.05600).
 

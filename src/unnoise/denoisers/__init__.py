@@ -4,11 +4,12 @@ from .classifier import ClassifyingDenoiser, classifier_guidance
 from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import Guidance, Guided, classifier_free, clip, dynamic_threshold, guided
 from .inverse import Measurement, colourisation, enlargement, imputation, inpainting, measured
-from .preconditioning import DDPM, EDM, IDDPM, VE, VP, Blind, Preconditioning, Raw, relation
+from .matched import Matched
+from .preconditioning import DDPM, EDM, IDDPM, VDM, VE, VP, Blind, Preconditioning, Raw, relation
 
 __all__ = [
-    "DDPM", "EDM", "IDDPM", "VE", "VP", "Blind", "ClassifyingDenoiser", "Denoiser", "Guidance", "Guided",
-    "Measurement", "NetworkDenoiser", "Preconditioning", "Raw",
-    "classifier_free", "classifier_guidance", "clip", "colourisation",
+    "DDPM", "EDM", "IDDPM", "VDM", "VE", "VP", "Blind", "ClassifyingDenoiser", "Denoiser", "Guidance", "Guided", "Matched",
+    "Measurement", "NetworkDenoiser",
+    "Preconditioning", "Raw", "classifier_free", "classifier_guidance", "clip", "colourisation",
     "dynamic_threshold", "enlargement", "guided", "imputation", "inpainting", "measured", "relation",
 ]  # fmt: skip

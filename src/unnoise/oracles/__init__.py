@@ -1,5 +1,15 @@
 """Data whose exact denoiser, score and density are known: for tests, for studying samplers, for teaching."""
 
+from .chain import density_output, divergence, even_grid, gaussian_output
 from .mixture import Mixture, MixtureDenoiser, finite_set, gaussian
 
-__all__ = ["Mixture", "MixtureDenoiser", "finite_set", "gaussian"]
+__all__ = [
+    "Mixture",
+    "MixtureDenoiser",
+    "density_output",
+    "divergence",
+    "even_grid",
+    "finite_set",
+    "gaussian",
+    "gaussian_output",
+]
