@@ -19,7 +19,8 @@ from unnoise.denoisers.denoiser import Denoiser
 from unnoise.laws import Estimate
 from unnoise.objectives import times as T
 from unnoise.oracles import Mixture, gaussian
-from unnoise.processes import Gaussian
+from unnoise.papers.generalization import Whitened
+from unnoise.processes import Dissipating, Gaussian
 from unnoise.rng import Rng, stream
 from unnoise.samplers import (
     DDIM,
@@ -64,6 +65,7 @@ SCHEDULES = {
     "VE": S.VE(),
     "ladder": S.Geometric(0.01, 50.0, 200),
     "EDM": S.EDM(),
+    "exponential VE": S.ExponentialVE(),
     "rectified": S.Rectified(),
     "learned": S.Learned(-12.0, 12.0, units=16).requires_grad_(False),
 }
@@ -81,6 +83,7 @@ PRECONDITIONINGS = {
     "IDDPM": P.IDDPM(),
 }
 
+    "whitened": Whitened(0.5),
 TIMES = {
     "uniform": T.Uniform(0.001),
     "steps": T.UniformSteps(1000),
