@@ -17,7 +17,8 @@ from .show import print_json
 
 @dataclass(frozen=True)
 class Verify:
-    """Run a paper's exact checks, then the experiments for its claims; a verdict each, written to OUT/PAPER.json.
+    """Run a paper's exact checks, then the experiments for its claims; a verdict each, written to OUT/PAPER.json,
+    and figures, to OUT/PAPER/.
 
     Experiments train small models, for minutes each; they are kept in WORK, so an interrupted verification goes on where
     it stopped. Ends with 1 if an exact check does not hold.
