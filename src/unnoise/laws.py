@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .errors import UsageProblem
 from .rng import Rng
-from .scalars import Scalar, plus
+from .scalars import Scalar
 
 
 def sum_event(x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Normal(Law):
     def sample(self, rng: Rng) -> Tensor:
         if not isinstance(self.std, Tensor) and self.std == 0:
             return self.mean
-        return plus(self.mean, self.std, rng.normal_like(self.mean))
+        return rng.disturb(self.mean, self.std)
 
     def log_prob(self, x: Tensor) -> Tensor:
         std = _spread(self.std, x)

@@ -25,6 +25,7 @@ from unnoise.rng import Rng, stream
 from unnoise.samplers import (
     DDIM,
     DEIS,
+    FON,
     IPNDM,
     PNDM,
     RK45,
@@ -125,16 +126,22 @@ STEPS |= {
     "dpm-solver++ 3m": DPMSolverMultistep(3),
     "dpm-solver++ 3m, published": DPMSolverMultistep(3, formula="published"),
     "deis": DEIS(),
+    "deis in time": DEIS(2, coordinate="time"),
     "ipndm": IPNDM(),
     "unipc": UniPC(),
     "unipc-3": UniPC(3, formula="bh1", descend=False),
     "pndm": PNDM(),
     "s-pndm": PNDM("S"),
     "plms": PNDM("short"),
+    "pseudo runge-kutta": PNDM("RK"),
+    "pseudo improved euler": PNDM("PIE"),
+    "fon": FON(),
+    "classical adams": FON("S"),
     "dpm-solver-2": DPMSolver(2, formula="taylor"),
     "dpm-solver-3": DPMSolver(),
     "dpm-solver++ 2s": DPMSolverPlus(),
     "single step in v": SingleStep(3, "v", "angle", "taylor", 0.4),
+    "single step in log-angle": SingleStep(2, "v", "log-angle", scale=0.7),
     "dpm-solver fast": DPMSolverFast(remainder=1),
     "sde-dpm-solver++ 2m": SDEDPMSolverMultistep(),
     "sde-dpm-solver++ 3m": SDEDPMSolverMultistep(3, eta=0.5, brownian=True),
@@ -143,11 +150,14 @@ STEPS |= {
     "seeds-3": SEEDS(),
     "seeds-2, noise": SEEDS(2, "eps", formula="taylor", brownian=True),
     "seeds-3, F": SEEDS(3, "v", "log-sine", scale=0.5),
+    "seeds-2, signs": SEEDS(2, noise="rademacher"),
     "rk45": RK45(),
     "dpm-solver adaptive": DPMSolverAdaptive(),
     "fitted": Fitted(Euler()),
 }
-IN_NOISE = {name for name, step in STEPS.items() if isinstance(step, (Adams, SingleStep))}  # that know no other time
+IN_NOISE = {  # that know no other time
+    name for name, step in STEPS.items() if isinstance(step, (Adams, SingleStep)) and step.coordinate != "time"
+}
 ADAPTIVE = {name for name, step in STEPS.items() if isinstance(step, Adaptive)}
 CORRECTORS = {
     name
@@ -200,9 +210,12 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 class Together(Rng):
     """One stream for a whole batch, in float64: quick for thousands of examples, whose names do not matter here."""
 
-    def __init__(self, batch: int, seed: int = 0):
-        super().__init__([], (seed,))
-        self.batch, self.total, self.source = batch, batch, stream(seed, 4)
+    def __init__(self, batch: int, seed: int = 0, *purpose: int):
+        super().__init__([], (*purpose, seed))
+        self.batch, self.total, self.source = batch, batch, stream(*purpose, seed, 4)
+
+    def spawn(self, *purpose: int) -> Together:
+        return Together(self.batch, self.shared_key[-1], *purpose, *self.shared_key[:-1])
 
     def __len__(self) -> int:
         return self.batch

@@ -13,17 +13,16 @@ from .levels import Levels
 from .loop import SAMPLERS, Denoise, Step, sample
 from .multistep import DEIS, IPNDM, Adams, DPMSolverMultistep, SDEDPMSolverMultistep, UniPC
 from .ode import Churn, Euler, Heun
-from .pndm import PNDM
+from .pndm import FON, PNDM
 from .sde import EulerMaruyama, ReverseDiffusion
 from .singlestep import SEEDS, DPMSolver, DPMSolverFast, DPMSolverPlus, SingleStep
 from .straight import Straight
 
 __all__ = [
-    "DDIM", "DEIS", "GRIDS", "IPNDM", "PNDM", "RK45", "SAMPLERS", "SEEDS", "Adams", "Adaptive", "Ancestral", "AnnealedLangevin",
-    "Brownian", "Churn", "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep", "DPMSolverPlus",
-    "Denoise", "Euler", "EulerMaruyama", "Fitted", "Flow", "Grid", "GuidedAncestral", "Heun", "Integers", "Karras", "Ladder", "Langevin", "Levels",
-    "LogSNR",
-    "PredictorCorrector", "Quadratic", "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Step",
-    "Straight", "UniPC", "Uniform",
+    "DDIM", "DEIS", "FON", "GRIDS", "IPNDM", "PNDM", "RK45", "SAMPLERS", "SEEDS", "Adams", "Adaptive", "Ancestral",
+    "AnnealedLangevin", "Brownian", "Churn", "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast",
+    "DPMSolverMultistep", "DPMSolverPlus", "Denoise", "Euler", "EulerMaruyama", "Fitted", "Flow", "Grid", "GuidedAncestral", "Heun",
+    "Integers", "Karras", "Ladder", "Langevin", "Levels", "LogSNR", "PredictorCorrector", "Quadratic",
+    "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Step", "Straight", "UniPC", "Uniform",
     "sample",
 ]  # fmt: skip

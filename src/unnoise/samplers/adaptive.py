@@ -29,8 +29,9 @@ from .loop import Denoise, Step
 class Adaptive(Step):
     """The loop that all steps with error control share; a method says how it tries one step for some examples.
 
-    An attempt is kept where the root mean square over an example of (difference of two orders) / (atol + rtol max(|x|, |x'|)) is at
-    most 1; the next size is `safety` E^(-1/k) times the last one, within [1/5, 5] times it. `first`: the size first tried.
+    An attempt is kept where E, the root mean square over an example of (difference of two orders) / scale, is at most 1; the
+    next size is `safety` E^(-1/k) times the last one, within [1/5, 5] times it. scale = atol + rtol max(|x|, |x'|) unless a
+    method says otherwise. `first`: the size first tried. `most`: evaluations after which it gives up.
     """
 
     atol: float = 1e-5
@@ -53,16 +54,16 @@ class Adaptive(Step):
             raise UsageProblem(
                 f"the sampler {self.name!r} needs one noise level, and this process has one for each frequency"
             )
+        if not points[0].is_clean and not math.isfinite(self.clock(points[0])):
+            raise UsageProblem(
+                f"the sampler {self.name!r} cannot leave pure noise, alpha = 0; start the grid below t = 1, as karras does"
+            )
         return torch.full((len(x),), self.first, dtype=torch.float64, device=x.device)
 
     def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
         if s.is_clean:
             return denoise.process.state(denoise(x, t).mean), state
         begin, end = self.clock(t), self.clock(s)
-        if not math.isfinite(begin):
-            raise UsageProblem(
-                f"the sampler {self.name!r} cannot leave pure noise, alpha = 0; start the grid below t = 1"
-            )
         now, size, x = torch.full_like(state, begin), state.clone(), x.clone()
         going = torch.arange(len(x), device=x.device)
         calls = denoise.calls
@@ -101,11 +102,9 @@ class Adaptive(Step):
         denoise.calls += 1
         return denoise.process.state(denoise.denoiser(x, t, cond).mean)
 
-    def scale(self, *states: Tensor) -> Tensor:
-        size = states[0].abs()
-        for state in states[1:]:
-            size = torch.maximum(size, state.abs())
-        return self.atol + self.rtol * size
+    def scale(self, x: Tensor, other: Tensor) -> Tensor:
+        """What an error of 1 is, for each number."""
+        return self.atol + self.rtol * torch.maximum(x.abs(), other.abs())
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,9 @@ class RK45(Adaptive):
 class DPMSolverAdaptive(Adaptive):
     """DPM-Solver-12 and -23 (2206.00927, app. C): exponential steps in log-SNR, the lower order from the same evaluations.
 
-    Defaults as published (for data in [-1, 1]); the higher order is kept.
+    Defaults as published (for data in [-1, 1]); the higher order is kept. As there, the difference is measured by
+    max(atol, rtol max(|x|, |x'|)), x' of the lower order; but each example by itself, and |x| of the state itself, where the
+    published x is that of the lower order too.
     """
 
     name: ClassVar[str] = "dpm-solver-adaptive"
@@ -152,6 +153,9 @@ class DPMSolverAdaptive(Adaptive):
 
     def clock(self, point: Point) -> float:
         return float(point.half_log_snr)
+
+    def scale(self, x: Tensor, other: Tensor) -> Tensor:
+        return (self.rtol * torch.maximum(x.abs(), other.abs())).clamp(min=self.atol)
 
     def attempt(self, denoise, x, now, h, which):
         process: Process = denoise.process

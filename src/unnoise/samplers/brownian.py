@@ -15,16 +15,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..rng import Rng, stream
+from ..rng import Rng
 
 
 class Brownian:
     """B(nu(l)) for the examples of `rng`, shape `(len(rng), *event)`, tied to its keys and not to what was drawn from it."""
 
     def __init__(self, rng: Rng, event: Sequence[int], kappa: float = 1.0, *, depth: int = 14, span: float = 12.0):
-        self.keys, self.event, self.device = rng.spawn(0xB40).keys, tuple(event), rng.device
+        self.rng, self.event = rng.spawn(0xB40), tuple(event)
         self.kappa, self.depth, self.span = kappa, depth, span
-        self.zero = torch.zeros(len(self.keys), *self.event)
+        self.zero = torch.zeros(len(rng), *self.event, dtype=torch.float64, device=rng.device)
         self._root: tuple[tuple[float, Tensor], tuple[float, Tensor]] | None = None
         self._halves: list[tuple[int, Tensor]] = []  # at each level: the piece the walk is in, the path in its middle
         self._last: tuple[int, float, Tensor] | None = None  # the last answer: its piece, clock and value
@@ -33,10 +33,7 @@ class Brownian:
         return math.exp(min(2 * self.kappa * l, 700.0))
 
     def _normal(self, *name: int) -> Tensor:
-        out = torch.empty_like(self.zero)
-        for row, key in zip(out.unbind(0), self.keys, strict=True):
-            row.normal_(generator=stream(*key, *name))
-        return out
+        return self.rng.spawn(*name).normal(*self.event, dtype=torch.float64)
 
     def _bridge(self, at: float, a: tuple[float, Tensor], b: tuple[float, Tensor], *name: int) -> Tensor:
         (from_, x), (to, y) = a, b

@@ -43,12 +43,16 @@ class Step:
     order        global order of convergence of the deterministic part in the step size; None where there is no such limit.
     weak_order   order in law, for steps that draw noise.
     needs        the kind of process it runs on.
+    least_steps  shorter walks are refused: they would end before the sampler is itself.
+    remembers    whether a step uses the guesses of the steps before.
     """
 
     name: ClassVar[str] = ""
     needs: ClassVar[type[Process]] = Gaussian
     order: int | None = None
     weak_order: int | None = None
+    least_steps: int = 1
+    remembers: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         if cls.__dict__.get("name"):
@@ -66,8 +70,17 @@ class Step:
                 f"and this model's is {type(process).__name__}; choose the paper's own sampler"
             )
 
+    def fits(self, steps: int) -> None:
+        """Refuses, with a sentence, a walk of too few steps; `init` calls it."""
+        if steps < self.least_steps:
+            raise UsageProblem(
+                f"the sampler {self.name!r} as set needs a longer walk than {steps} step{'s' * (steps != 1)}; "
+                f"take {self.least_steps} steps or more, or a sampler of lower order"
+            )
+
     def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]) -> State:
         """The state before the first step: history of multistep methods, or None."""
+        self.fits(len(points) - 1)
         return None
 
     def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state: State, rng: Rng) -> tuple[Tensor, State]:

@@ -2,6 +2,7 @@ r"""Multistep solvers: one guess a step, and a polynomial through the last k of 
 
     Adams("x0", "log-snr")     DPM-Solver++ 2M, 3M (2211.01095); with eta = 1 their SDE versions; azula's xEAB
     Adams("eps", "log-snr")    DEIS (2204.13902) in log rho; zEAB        Adams("eps", "ratio")  rho-AB, LMS, zAB
+    Adams("eps", "time")       DEIS in the process's time: tAB
     Adams("eps", "steps")      iPNDM: the weights of even steps (2204.13902)
     Adams("velocity", "rectified")  Adams-Bashforth along straight paths; vAB
     Adams("v", "log-snr")      exponential Rosenbrock, REAB
@@ -80,7 +81,7 @@ class Adams(Step):
             raise UsageProblem(f"the formula {self.formula!r} belongs to x0 or eps in log-snr; choose formula=exact")
         if self.last not in ("guess", "extrapolate"):
             raise unknown("last step", self.last, ("guess", "extrapolate"))
-        self.flow  # noqa: B018  (its own mistakes are told when a sampler is built)
+        Noise(self.flow, self.brownian)  # their own mistakes are told when a sampler is built
 
     @cached_property
     def flow(self) -> Flow:
@@ -109,20 +110,20 @@ class Adams(Step):
         return 1 if self.eta else None
 
     @property
-    def least_steps(self) -> int:
-        """Shorter walks are refused: they would never reach the order."""
+    def least_steps(self) -> int:  # type: ignore[override]
         return self.terms
 
+    @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        return self.terms > 1 or self.corrector
+
     def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]) -> History:
-        if len(points) - 1 < self.least_steps:
-            raise UsageProblem(
-                f"the sampler {self.name!r} combines {self.terms} guesses, and this walk has fewer steps: {len(points) - 1}; "
-                f"take {self.least_steps} steps or more, or fewer terms"
-            )
-        return History(len(points) - 1, Noise(self.flow, self.brownian))
+        self.fits(len(points) - 1)
+        flow = self.flow.on(denoise.process, points)
+        return History(len(points) - 1, Noise(flow, self.brownian, points=points))
 
     def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state: History, rng: Rng) -> tuple[Tensor, History]:
-        flow, u0 = self.flow, denoise.process.state(denoise(x, t).mean)
+        flow, u0 = state.noise.flow, denoise.process.state(denoise(x, t).mean)
         if s.is_clean and not (self.last == "extrapolate" and flow.reaches(s)):
             return u0, state
         if not flow.reaches(t):
@@ -130,25 +131,25 @@ class Adams(Step):
         values = [(t, flow.value(x, u0, t)), *state.values]
         if self.corrector and state.before is not None:
             x, t_before, taken = state.before
-            x = self._move(x, values[: taken + 1], t_before, t)
+            x = self._move(flow, x, values[: taken + 1], t_before, t)
         taken = min(self.terms, len(values), state.left if self.descend else self.terms)
-        moved = self._move(x, values[:taken], t, s)
+        moved = self._move(flow, x, values[:taken], t, s)
         kept = values[: self.terms - 1 + self.corrector]
         after = History(state.left - 1, state.noise, kept, (x, t, taken) if self.corrector else None)
         return state.noise.add(moved, t, s, rng), after
 
-    def _move(self, x: Tensor, values: list[tuple[Point, Tensor]], t: Point, s: Point) -> Tensor:
-        weights = self.weights([point for point, _ in values], t, s)
-        return combine((self.flow.carry(t, s), x), *((w, m) for w, (_, m) in zip(weights, values, strict=True)))
+    def _move(self, flow: Flow, x: Tensor, values: list[tuple[Point, Tensor]], t: Point, s: Point) -> Tensor:
+        weights = self.weights(flow, [point for point, _ in values], t, s)
+        return combine((flow.carry(t, s), x), *((w, m) for w, (_, m) in zip(weights, values, strict=True)))
 
-    def weights(self, nodes: list[Point], t: Point, s: Point) -> list[Scalar]:
+    def weights(self, flow: Flow, nodes: list[Point], t: Point, s: Point) -> list[Scalar]:
         """B_j of the values at `nodes`, newest first: the flow's, unless a published shortcut replaces them."""
-        exact, count = self.flow.weights(nodes, t, s), len(nodes)
+        exact, count = flow.weights(nodes, t, s), len(nodes)
         if self.formula == "exact" or count == 1 or count > (3 if self.formula == "published" else 2):
             return exact
-        xi, h = [self.flow.at(n) for n in nodes], self.flow.at(s) - self.flow.at(t)
+        xi, h = [flow.at(n) for n in nodes], flow.at(s) - flow.at(t)
         if count == 2:
-            total = self.flow.weights([t], t, s)[0]
+            total = flow.weights([t], t, s)[0]
             half = total / 2
             if self.formula == "bh1":
                 half = half * (h / -expm1(-h) if self.variable == "x0" else h / expm1(h))
@@ -181,7 +182,8 @@ class SDEDPMSolverMultistep(Adams):
 
 @dataclass(frozen=True)
 class DEIS(Adams):
-    """Exponential Adams-Bashforth in the noise, polynomial in log(sigma/alpha) (2204.13902)."""
+    """Exponential Adams-Bashforth in the noise (2204.13902), polynomial in log(sigma/alpha), or in another `coordinate`:
+    `time` is the paper's tAB, `ratio` its rho-AB."""
 
     name: ClassVar[str] = "deis"
     variable: str = "eps"

@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from torch import Tensor
 
-from ..errors import UsageProblem
+from ..errors import UsageProblem, unknown
 from ..processes.gaussian import Point
 from ..rng import Rng
 from ..scalars import expm1, times
 from .brownian import Brownian
 from .exponential import Flow, combine
 
+Kind = Literal["gaussian", "rademacher"]
+KINDS = ("gaussian", "rademacher")
+
 
 class Noise:
-    """Draws of N(0, spread(t, s)^2), independent over disjoint steps; with `one_path` they are increments of one Brownian path."""
+    """Draws of mean 0 and variance spread(t, s)^2, independent over disjoint steps.
 
-    def __init__(self, flow: Flow, one_path: bool = False):
-        self.flow, self.one_path = flow, one_path
+    `kind`: normal, or Rademacher's -1 and 1 with equal probability, enough for convergence in law. `one_path`: increments of
+    one Brownian path. `points`: of the walk.
+    """
+
+    def __init__(self, flow: Flow, one_path: bool = False, kind: Kind = "gaussian", points: Sequence[Point] = ()):
+        if kind not in KINDS:
+            raise unknown("noise", kind, KINDS)
+        if one_path and kind != "gaussian":
+            raise UsageProblem("increments of a Brownian path are normal; choose noise=gaussian, or leave brownian out")
+        if one_path and any(isinstance(t.alpha, Tensor) for t in points):
+            raise UsageProblem("a Brownian path needs one noise level, and this process has one for each frequency")
+        self.flow, self.one_path, self.kind = flow, one_path, kind
         self._path: Brownian | None = None
 
     def draw(self, like: Tensor, t: Point, s: Point, rng: Rng, flow: Flow | None = None) -> Tensor:
         std = (flow or self.flow).spread(t, s)
         if not self.one_path:
-            return times(std, rng.normal_like(like))
-        if isinstance(std, Tensor):
-            raise UsageProblem("a Brownian path needs one noise level, and this process has one for each frequency")
+            z = rng.normal_like(like)
+            return times(std, z if self.kind == "gaussian" else 1 - 2 * (z < 0).to(z.dtype))
         if self._path is None:
             self._path = Brownian(rng, like.shape[1:], -1.0 if self.flow.gauge == "eps" else self.flow.eta)
-        return self._path.normal(t.half_log_snr, s.half_log_snr, like) * std
+        return times(std, self._path.normal(t.half_log_snr, s.half_log_snr, like))  # type: ignore[arg-type]
 
     def add(self, x: Tensor, t: Point, s: Point, rng: Rng, flow: Flow | None = None) -> Tensor:
         """x with the noise of the step from t to s; x itself on the flow, and at clean data."""
-        return x if not self.flow.eta or s.is_clean else x + self.draw(x, t, s, rng, flow)
+        if not self.flow.eta or s.is_clean:
+            return x
+        if not self.one_path and self.kind == "gaussian":
+            return rng.disturb(x, (flow or self.flow).spread(t, s))
+        return x + self.draw(x, t, s, rng, flow)
 
 
 def out_of_noise(x: Tensor, u0: Tensor, t: Point, s: Point, noise: Noise, rng: Rng) -> Tensor:

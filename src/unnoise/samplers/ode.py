@@ -79,6 +79,17 @@ class Churn(Step):
     s_max: float = 50.0
     s_noise: float = 1.003
 
+    def __post_init__(self) -> None:
+        if self.inner.order is None or self.inner.remembers:
+            raise UsageProblem(
+                f"churn draws fresh noise before each step, so {self.inner.name!r} cannot be within it; choose a deterministic "
+                "step that remembers none before: heun, euler, ddim or dpm-solver"
+            )
+
+    @property
+    def least_steps(self) -> int:  # type: ignore[override]
+        return self.inner.least_steps
+
     @property
     def weak_order(self) -> int | None:  # type: ignore[override]
         return self.inner.order
@@ -102,6 +113,6 @@ class Churn(Step):
         if t.t in raised:
             later = raised[t.t]
             law = denoise.process.transition(x, t, later)
-            x, t = plus(law.mean, law.std * self.s_noise, rng.normal_like(x)), later
+            x, t = rng.disturb(law.mean, law.std * self.s_noise), later
         x, inner = self.inner.step(denoise, x, t, s, inner, rng)
         return x, (raised, inner)

@@ -1,94 +1,145 @@
 r"""PNDM: classical weights on the noise, DDIM's step as the thing they are weights of (2202.09778).
 
 phi(x, e, t, s) = alpha_s (x - sigma_t e) / alpha_t + sigma_s e carries x by a noise e, exactly if e is constant. Runge-Kutta and
-Adams-Bashforth then average e as if it were integrated over t, which makes methods of order 2, however many weights.
+Adams-Bashforth then average e as if it were integrated over t, which makes methods of order 2, however many weights. The same
+averages of dx/dt, with a plain step, are the classical methods of order 4 (FON, the paper's ablation).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
-from ..errors import UsageProblem, unknown
+from ..errors import unknown
 from ..processes.gaussian import Point
 from ..rng import Rng
+from ..scalars import plus
 from .exponential import Flow, adams, combine
 from .loop import Denoise, Step
 from .noise import Noise, out_of_noise
 
 EPS = Flow("eps")
 START = Noise(EPS)
-KINDS = {"S": (1, 2), "F": (3, 4), "short": (1, 4)}
-"""Steps that start the history, and the number of noises then averaged."""
+
+
+class Start(NamedTuple):
+    """How a walk starts: steps with stages (None: all of them), the stages of each; slopes averaged thereafter; FON's order."""
+
+    steps: int | None
+    stages: int
+    terms: int
+    classical: int
+
+
+KINDS = {
+    "F": Start(3, 4, 4, 4),
+    "S": Start(1, 2, 2, 2),
+    "short": Start(1, 2, 4, 3),
+    "RK": Start(None, 4, 1, 4),
+    "PIE": Start(None, 2, 1, 2),
+}
 
 
 @dataclass(frozen=True)
 class PNDM(Step):
     """`kind` F: three Runge-Kutta steps, then 4 noises averaged (F-PNDM). S: one improved Euler step, then 2 (S-PNDM).
-    short: one improved Euler step, then 2, 3, 4 (CompVis's PLMS; diffusers with skip_prk_steps).
+    short: one improved Euler step, then 2, 3, 4 (CompVis's PLMS; diffusers with skip_prk_steps). RK, PIE: Runge-Kutta, or
+    improved Euler, all the way.
 
     Weights are those of even steps in t: on other grids they are of first order.
     """
 
     name: ClassVar[str] = "pndm"
-    order: ClassVar[int] = 2
-    kind: str = "F"
+    kind: Literal["F", "S", "short", "RK", "PIE"] = "F"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise unknown("kind of PNDM", self.kind, KINDS)
 
     @property
-    def least_steps(self) -> int:
-        """Shorter walks are refused: they would end before the history is there."""
-        return KINDS[self.kind][0] + 1
+    def order(self) -> int | None:  # type: ignore[override]
+        return 2
+
+    @property
+    def start(self) -> Start:
+        return KINDS[self.kind]
+
+    @property
+    def least_steps(self) -> int:  # type: ignore[override]
+        return 1 if self.start.steps is None else self.start.steps + 1
+
+    @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        return self.start.terms > 1
 
     def evaluations(self, steps: int) -> int:
-        return steps + (9 if self.kind == "F" else 1)
+        staged = steps - 1 if self.start.steps is None else self.start.steps
+        return steps + (self.start.stages - 1) * staged
 
     def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]) -> list[Tensor]:
-        if len(points) - 1 < self.least_steps:
-            raise UsageProblem(
-                f"{self.kind}-PNDM starts with {KINDS[self.kind][0]} Runge-Kutta steps, and this walk has {len(points) - 1}; "
-                f"take {self.least_steps} steps or more"
-            )
+        self.fits(len(points) - 1)
         return []
 
     def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state: list[Tensor], rng: Rng):
-        starting, terms = KINDS[self.kind]
         u0 = denoise.process.state(denoise(x, t).mean)
         if s.is_clean:
             return u0, state
-        if not EPS.reaches(t):
+        if not self.reaches(t):
             return out_of_noise(x, u0, t, s, START, rng), state
-        noises = [EPS.value(x, u0, t), *state]
-        if len(noises) > starting:
-            noises = noises[:terms]
-            average = combine(*zip(adams(len(noises)), noises, strict=True))
+        slopes = [self.slope(denoise, x, t, u0), *state]
+        if self.start.steps is None or len(slopes) <= self.start.steps:
+            average = (self._runge_kutta if self.start.stages == 4 else self._improved_euler)(
+                denoise, x, slopes[0], t, s
+            )
         else:
-            average = (_runge_kutta if self.kind == "F" else _improved_euler)(denoise, x, noises[0], t, s)
-        return transfer(x, average, t, s), noises[: terms - 1]
+            slopes = slopes[: self.start.terms]
+            average = combine(*zip(adams(len(slopes)), slopes, strict=True))
+        return self.move(x, average, t, s), slopes[: self.start.terms - 1]
+
+    def reaches(self, t: Point) -> bool:
+        """Whether enough signal is left at t: steps above are DDIM's."""
+        return EPS.reaches(t)
+
+    def slope(self, denoise: Denoise, x: Tensor, t: Point, u0: Tensor | None = None) -> Tensor:
+        """What is averaged: the noise that the guess implies."""
+        return EPS.value(x, denoise.process.state(denoise(x, t).mean) if u0 is None else u0, t)
+
+    def move(self, x: Tensor, slope: Tensor, t: Point, s: Point) -> Tensor:
+        """phi: x carried from t to s by a constant noise."""
+        return combine((EPS.carry(t, s), x), (EPS.weights([t], t, s)[0], slope))
+
+    def _improved_euler(self, denoise: Denoise, x: Tensor, e: Tensor, t: Point, s: Point) -> Tensor:
+        return combine((0.5, e), (0.5, self.slope(denoise, self.move(x, e, t, s), s)))
+
+    def _runge_kutta(self, denoise: Denoise, x: Tensor, e: Tensor, t: Point, s: Point) -> Tensor:
+        middle = denoise.process.point((t.t + s.t) / 2)
+        second = self.slope(denoise, self.move(x, e, t, middle), middle)
+        third = self.slope(denoise, self.move(x, second, t, middle), middle)
+        fourth = self.slope(denoise, self.move(x, third, t, s), s)
+        return combine((1 / 6, e), (1 / 3, second), (1 / 3, third), (1 / 6, fourth))
 
 
-def transfer(x: Tensor, e: Tensor, t: Point, s: Point) -> Tensor:
-    """phi: x carried from t to s by a constant noise e."""
-    return combine((EPS.carry(t, s), x), (EPS.weights([t], t, s)[0], e))
+@dataclass(frozen=True)
+class FON(PNDM):
+    """The classical methods on dx/dt of the probability flow in the process's own time: PNDM without its phi.
 
+    Of order 4 (`kind` F), and far worse than PNDM, or DDIM, at few steps: near data dx/dt of a variance-preserving flow is large.
+    """
 
-def _noise(denoise: Denoise, x: Tensor, t: Point) -> Tensor:
-    return EPS.value(x, denoise.process.state(denoise(x, t).mean), t)
+    name: ClassVar[str] = "fon"
 
+    @property
+    def order(self) -> int | None:  # type: ignore[override]
+        return self.start.classical
 
-def _improved_euler(denoise: Denoise, x: Tensor, e: Tensor, t: Point, s: Point) -> Tensor:
-    return combine((0.5, e), (0.5, _noise(denoise, transfer(x, e, t, s), s)))
+    def reaches(self, t: Point) -> bool:
+        return True
 
+    def slope(self, denoise: Denoise, x: Tensor, t: Point, u0: Tensor | None = None) -> Tensor:
+        return denoise.process.velocity(x, denoise.process.data(u0) if u0 is not None else denoise(x, t).mean, t)
 
-def _runge_kutta(denoise: Denoise, x: Tensor, e: Tensor, t: Point, s: Point) -> Tensor:
-    middle = denoise.process.point((t.t + s.t) / 2)
-    second = _noise(denoise, transfer(x, e, t, middle), middle)
-    third = _noise(denoise, transfer(x, second, t, middle), middle)
-    fourth = _noise(denoise, transfer(x, third, t, s), s)
-    return combine((1 / 6, e), (1 / 3, second), (1 / 3, third), (1 / 6, fourth))
+    def move(self, x: Tensor, slope: Tensor, t: Point, s: Point) -> Tensor:
+        return plus(x, s.t - t.t, slope)
