@@ -1,267 +1,174 @@
-"""Error against number of denoiser calls, with exact denoisers: this library's solvers beside diffusers' and azula's.
+"""Error against number of denoiser calls: this library's solvers, and what `unnoise tune` finds, beside diffusers' and azula's.
 
-Two kinds of data: 16 modes in the plane (mean distance to the end of the exact flow), and a Gaussian of 64 numbers with variances
-k^-1.5 (relative root mean square error, closed form). Everything in float64, from one draw of noise; every solver is judged
-against the flow from its own first noise level. diffusers' samplers are told the exact noise level they stand at, which its
-rounding of timesteps would hide from a network. azula takes part where it can be imported.
+Three works: exact denoisers of 16 modes in the plane and of a Gaussian of 64 numbers with variances k^-1.5, and a network trained
+here on digits. From one draw of noise, states in float64; every solver is judged against the flow from its own first noise level
+(ours from 80, wherever they begin), exact or by a walk of 1000 evaluations. Each library's best solver and grid is chosen on some
+latents, and what is reported is its error on others. azula takes part where it can be imported.
+
+What is measured is kept in runs/bench-solvers until the code changes, so that an interrupted benchmark goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import math
 import time
-from itertools import product
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from unnoise.oracles import Mixture, gaussian
-from unnoise.processes import Gaussian
-from unnoise.rng import stream
-from unnoise.samplers import Adams, DPMSolver, Heun, Karras, LogSNR, Straight, sample
-from unnoise.schedules import EDM
+from unnoise.recipe import Sampling
+from unnoise.samplers import DDIM, DEIS, IPNDM, PNDM, Adams, DPMSolverMultistep, Heun, Karras, LogSNR, UniPC
 from unnoise.training import provenance
+from unnoise.tuning import search
+from unnoise.tuning.family import multistep
+
+from . import _solver_peers as peers
+from ._solver_works import WORKS, Task, Work
 
 BUDGETS = (5, 8, 10, 15, 20, 30, 50)
-BATCH = 64
+GROUPS = {
+    "any": "any grid",
+    "karras": "equal grids: karras",
+    "log-snr": "equal grids: even in log-SNR",
+    "default": "defaults",
+}
+"""Which grids a library's best is chosen from."""
+LIBRARIES: dict[str, Callable[[int], Iterator[peers.Entry]]] = {"diffusers": peers.diffusers, "azula": peers.azula}
 
 
-def works() -> dict[str, Mixture]:
-    place = torch.rand(16, 2, generator=stream(16), dtype=torch.float64) * 2 - 1
-    modes = Mixture(place * 3**0.5, 0.02)
-    spectrum = torch.arange(1, 65, dtype=torch.float64) ** -1.5
-    return {"16 modes": modes, "gaussian": gaussian(torch.zeros(64, dtype=torch.float64), spectrum)}
+def _ours(sampling: Sampling) -> Callable[[Task], float]:
+    return lambda task: task.ours(sampling)
 
 
-class Truth:
-    """The end of the exact flow from sigma times the noise, and the error of a sampler that started there."""
-
-    def __init__(self, name: str, data: Mixture):
-        self.name, self.data, self.ends = name, data, {}
-        self.noise = torch.randn(BATCH, *data.event, generator=stream(5), dtype=torch.float64)
-
-    def end(self, sigma: float) -> torch.Tensor:
-        key = round(min(sigma, 1e5), 6)
-        if key not in self.ends:
-            variance = self.data.variances[0]
-            if self.name == "gaussian":
-                self.ends[key] = self.noise * key * (variance / (variance + key**2)).sqrt()
-            else:
-                grid = LogSNR(600, sigma_min=1e-3, sigma_max=key)
-                denoiser = self.data.denoiser(Gaussian(EDM(2 * key)))
-                self.ends[key] = run(denoiser, Adams(4), grid, self.noise * key)
-        return self.ends[key]
-
-    def error(self, out: torch.Tensor, sigma: float) -> float:
-        end = self.end(sigma)
-        if self.name == "gaussian":
-            return float(((out - end).square().mean() / end.square().mean()).sqrt())
-        return float((out - end).norm(dim=1).mean())
-
-    def eps(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        """The exact noise in x = x_0 + sigma eps."""
-        if self.name == "gaussian":  # without the mixture's responsibilities, which are costly
-            return x * sigma / (self.data.variances[0] + sigma**2)
-        one, level = (torch.full((len(x), 1), v, dtype=torch.float64) for v in (1.0, sigma))
-        return (x - self.data.estimate(x, one, level).mean) / sigma
+def unnoise(calls: int, scale: float) -> Iterator[peers.Entry]:
+    """Ours on the equal grids, and the named samplers as they come, on Karras's grid."""
+    for grid in (Karras(calls), LogSNR(calls)):
+        for step in multistep(calls, scale):
+            yield told(step), grid.name, _ours(Sampling(step, grid))
+    for step in (DDIM(), DPMSolverMultistep(), UniPC(), DEIS(), IPNDM(), PNDM("short"), Heun(), Adams()):
+        sampling = Sampling(step, Karras()).within(calls)
+        if sampling is not None:
+            yield step.name, "default", _ours(sampling)
 
 
-def run(denoiser, step, grid, start: torch.Tensor) -> torch.Tensor:
-    return sample(denoiser, step, grid, start.shape, start=start, dtype=torch.float64)
+def told(step: Any) -> str:
+    if not isinstance(step, Adams) or step.name != "adams":
+        return step.name
+    return f"{step.variable} in {step.coordinate}, {step.terms} terms{', corrected' * step.corrector}"
 
 
-def ours(truth: Truth, calls: int):
-    """(name, grid, error) of the family: what is extrapolated, in what, by how many terms, corrected or not."""
-    process = Gaussian(EDM(80.0))
-    grids = {f"karras to {low}": (process, Karras(calls, low)) for low in (0.002, 0.02)}
-    grids |= {f"log-snr to {low}": (process, LogSNR(calls, low)) for low in (0.002, 0.02)}
-    for power, scale in product((1.0, 1.3, 1.6, 2.0), (1.0, 0.6)):
-        grids[f"straight {power} at {scale}"] = (process, Straight(calls, power, scale))
-    for (name, (at, grid)), terms in product(grids.items(), (2, 3)):
-        denoiser = truth.data.denoiser(at)
-        start = truth.noise * grid(at)[0].sigma
-        for (variable, coordinate), corrector, last in product(VARIABLES, (False, True), ("guess", "extrapolate")):
-            if last == "extrapolate" and coordinate == "log-snr":
-                continue  # it has no end
-            step = Adams(terms, variable, coordinate, corrector, last=last)
-            label = f"{variable} in {coordinate}, {terms} terms{', corrected' * corrector}{', to the end' * (last != 'guess')}"
-            yield label, name, truth.error(run(denoiser, step, grid, start), 80.0)
-    for label, step in (("heun", Heun()), ("dpm-solver-3", DPMSolver()), ("dpm-solver-2", DPMSolver(2))):
-        steps = next((n for n in range(calls, 1, -1) if step.evaluations(n) <= calls), None)
-        if steps is not None:
-            out = run(truth.data.denoiser(process), step, Karras(steps), truth.noise * 80)
-            yield label, "karras to 0.002", truth.error(out, 80.0)
+def grid_told(grid: Any) -> str:
+    more = {"karras": ("sigma_min", "rho"), "log-snr": ("sigma_min",), "straight": ("power", "scale")}
+    values = ", ".join(f"{name} {getattr(grid, name):g}" for name in more.get(grid.name, ()))
+    return f"{grid.name} ({values})" if values else grid.name
 
 
-VARIABLES = (("x0", "log-snr"), ("eps", "log-snr"), ("velocity", "rectified"), ("v", "log-snr"), ("v", "angle"))
+def chosen(entries: list[peers.Entry], work: Work) -> dict[str, dict[str, Any]]:
+    """For each group the best of a library by the trial latents, with its error on the held-out ones."""
+    tried = [(walk(work.trial), name, grid, walk) for name, grid, walk in entries]
+    found: dict[str, dict[str, Any]] = {}
+    for group in GROUPS:
+        inside = [row for row in tried if group in ("any", row[2]) and math.isfinite(row[0])]
+        if inside:
+            error, name, grid, walk = min(inside, key=lambda row: row[0])
+            found[group] = {"solver": name, "grid": grid, "chosen at": error, "error": walk(work.held_out)}
+    return found
 
 
-def diffusers(truth: Truth, calls: int):
-    import diffusers as d
-
-    plain = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
-    spacings = {"default": {}, "karras": {"use_karras_sigmas": True}, "exponential": {"use_exponential_sigmas": True}}
-    schedulers = [("DDIM", d.DDIMScheduler, plain | {"clip_sample": False, "timestep_spacing": "trailing"}, "trailing")]
-    schedulers += [
-        ("PNDM", d.PNDMScheduler, plain | {"skip_prk_steps": True}, "default"),
-        ("iPNDM", d.IPNDMScheduler, {}, "default"),
-    ]
-    for grid, options in spacings.items():
-        schedulers += [
-            (f"DPM++{k}M", d.DPMSolverMultistepScheduler, plain | options | {"solver_order": k}, grid) for k in (2, 3)
-        ]
-        schedulers += [
-            (f"UniPC{k}", d.UniPCMultistepScheduler, plain | options | {"solver_order": k}, grid) for k in (2, 3)
-        ]
-        schedulers += [
-            (f"DEIS{k}", d.DEISMultistepScheduler, plain | options | {"solver_order": k}, grid) for k in (2, 3)
-        ]
-        schedulers += [
-            ("Heun", d.HeunDiscreteScheduler, plain | options, grid),
-            ("Euler", d.EulerDiscreteScheduler, plain | options, grid),
-        ]
-    schedulers += [
-        ("EDM Euler", d.EDMEulerScheduler, {}, "karras"),
-        ("EDM DPM++2M", d.EDMDPMSolverMultistepScheduler, {}, "karras"),
-    ]
-    schedulers += [("EDM DPM++3M", d.EDMDPMSolverMultistepScheduler, {"solver_order": 3}, "karras")]
-    for name, kind, options, grid in schedulers:
-        with contextlib.suppress(
-            ValueError, IndexError, RuntimeError, TypeError
-        ):  # what a scheduler refuses at this budget
-            out, sigma = walk(truth, kind(**options), calls)
-            if out is not None:
-                yield name, grid, truth.error(out, sigma)
-
-
-def walk(truth: Truth, scheduler, calls: int):
-    """diffusers' loop, with as many steps as cost `calls`."""
-    kind = type(scheduler).__name__
-    steps = {"HeunDiscreteScheduler": (calls + 1) // 2, "PNDMScheduler": calls - 1}.get(kind, calls)
-    scheduler.set_timesteps(steps)
-    times, exploding = scheduler.timesteps, kind.startswith(("EDM", "Euler", "Heun"))
-    x, first, used = None, 0.0, 0
-    for i, t in enumerate(times):
-        if kind in ("DDIMScheduler", "PNDMScheduler"):
-            abar = float(scheduler.alphas_cumprod[int(t)])
-            alpha, sigma = abar**0.5, (1 - abar) ** 0.5
-        elif kind == "IPNDMScheduler":
-            sigma = float(scheduler.betas[i])
-            alpha = float(scheduler.alphas[i])
-        else:
-            level = float(scheduler.sigmas[scheduler.step_index or 0])
-            alpha, sigma = (1.0, level) if exploding else (1 / math.sqrt(1 + level**2), level / math.sqrt(1 + level**2))
-        ratio = min(sigma / max(alpha, 1e-30), 1e5)
-        if x is None:
-            first = ratio
-            x = (
-                truth.noise * sigma
-                if exploding
-                else truth.noise * ratio * alpha
-                if alpha > 1e-6
-                else truth.noise.clone()
-            )
-        used += 1
-        eps = truth.eps(x / alpha, ratio) if alpha > 1e-6 else x
-        scheduler.scale_model_input(x, t)
-        if kind == "IPNDMScheduler":  # its network predicts v, of which nothing counts where there is no signal
-            output = (eps - sigma * x) / alpha if alpha > 1e-6 else x
-        else:
-            output = edm_output(x, eps, sigma, scheduler.config.sigma_data) if kind.startswith("EDM") else eps
-        x = scheduler.step(output, t, x).prev_sample
-    return (x, first) if used <= calls else (None, first)
-
-
-def edm_output(x, eps, sigma, data):
-    """The F whose preconditioning gives back the exact x_0."""
-    skip, scale = data**2 / (sigma**2 + data**2), sigma * data / math.sqrt(sigma**2 + data**2)
-    return (x - sigma * eps - skip * x) / scale
-
-
-def azula(truth: Truth, calls: int):
-    from types import SimpleNamespace
-
-    from azula.noise import DecaySchedule, RectifiedSchedule, VESchedule
-    from azula.sample import DDIMSampler, HeunSampler, REABSampler, vABSampler, xEABSampler, zABSampler, zEABSampler
-
-    class Exact(torch.nn.Module):
-        def __init__(self, schedule):
-            super().__init__()
-            self.schedule = schedule
-
-        def forward(self, x, t, **_):
-            alpha, sigma = (float(c) for c in self.schedule(torch.as_tensor(t, dtype=torch.float64)))
-            return SimpleNamespace(mean=x / alpha - sigma / alpha * truth.eps(x / alpha, sigma / alpha))
-
-    schedules = {
-        "VE": VESchedule(0.002, 80.0),
-        "rectified": RectifiedSchedule(1 / 81, 0.002),
-        "decay": DecaySchedule(1 / 81, 0.002),
-    }
-    kinds = {"zAB": zABSampler, "vAB": vABSampler, "zEAB": zEABSampler, "xEAB": xEABSampler, "REAB": REABSampler}
-    for grid, schedule in schedules.items():
-        exact = Exact(schedule)
-        samplers = {f"{name}{k}": (kind, {"order": k}, calls - 1) for name, kind in kinds.items() for k in (2, 3)}
-        samplers |= {"DDIM": (DDIMSampler, {"eta": 0.0}, calls - 1), "Heun": (HeunSampler, {}, (calls - 1) // 2)}
-        for name, (kind, options, steps) in samplers.items():
-            sampler = kind(exact, steps=steps, silent=True, dtype=torch.float64, **options)
-            top = schedule(torch.tensor(1.0, dtype=torch.float64))
-            x = sampler(truth.noise * float(top[1]))
-            x = exact(x, torch.tensor(0.0, dtype=torch.float64)).mean
-            yield name, grid, truth.error(x, float(top[1] / top[0]))
+def measured(work: Work, calls: int) -> dict[str, Any]:
+    """{library: {group: best}} for one number of calls; `tuned` has one group."""
+    found: dict[str, Any] = {"unnoise": chosen(list(unnoise(calls, work.scale)), work)}
+    best, error, fitted, lower = search(work.latents(), calls, work.scale)
+    for library, sampling, at in (("unnoise", best, error), ("tuned", fitted, lower)):
+        row = {"solver": told(sampling.step), "grid": grid_told(sampling.grid), "chosen at": at}
+        found.setdefault(library, {})["any"] = {**row, "error": work.held_out.ours(sampling)}
+    found["tuned"]["any"]["sampling"] = json.loads(json.dumps(fitted.describe()))
+    for library, solvers in LIBRARIES.items():
+        with contextlib.suppress(ImportError):
+            found[library] = chosen(list(solvers(calls)), work)
+    return found
 
 
 def main(path: Path) -> None:
-    begin, libraries = time.perf_counter(), {"unnoise": ours, "diffusers": diffusers, "azula": azula}
-    found: dict[str, dict] = {}
-    for work, data in works().items():
-        truth, found[work] = Truth(work, data), {}
-        for library, solvers in libraries.items():
-            rows: dict[str, dict[int, float]] = {}
-            try:
-                for calls in BUDGETS:
-                    with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
-                        for name, grid, error in solvers(truth, calls):
-                            if math.isfinite(error):
-                                rows.setdefault(f"{name} @ {grid}", {})[calls] = error
-            except ImportError:
-                print(f"{library} is not installed: left out")
-                continue
-            found[work][library] = rows
-            best = {n: min((r[n], name) for name, r in rows.items() if n in r) for n in BUDGETS}
-            for calls, (error, name) in best.items():
-                print(f"{work:10} {library:10} {calls:3} calls  {error:8.1e}  {name}", flush=True)
-    seconds = time.perf_counter() - begin
-    path.write_text(json.dumps({**provenance(), "seconds": round(seconds, 1), "errors": found}, indent=1) + "\n")
+    found = {name: _part(name, path.parents[2] / "runs" / "bench-solvers") for name in WORKS}
+    seconds = {name: round(part.pop("seconds"), 1) for name, part in found.items()}
+    path.write_text(json.dumps({**provenance(), "seconds": seconds, "works": found}, indent=1) + "\n")
     path.with_suffix(".md").write_text(table(found))
     plot(found, path.with_suffix(".png"))
 
 
+def _part(name: str, folder: Path) -> dict[str, Any]:
+    """The numbers of one work: those that the folder keeps, and the rest measured now and kept."""
+    mark, title = _code(), name.replace(" ", "-")
+    kept, ends = folder / f"{title}-{mark}.json", folder / f"{title}-{mark}.safetensors"
+    part = json.loads(kept.read_text()) if kept.exists() else {"measure": "", "errors": {}, "seconds": 0.0}
+    if len(part["errors"]) == len(BUDGETS):
+        return part
+    folder.mkdir(parents=True, exist_ok=True)
+    begin, work = time.perf_counter(), WORKS[name]()
+    work.ends.update(load_file(ends) if ends.exists() else {})
+    for calls in BUDGETS:
+        if str(calls) in part["errors"]:
+            continue
+        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
+            row = measured(work, calls)
+        now = time.perf_counter()
+        part["errors"][str(calls)], part["measure"] = row, work.what
+        part["seconds"], begin = part["seconds"] + now - begin, now
+        if work.ends:
+            save_file({key: end.contiguous() for key, end in work.ends.items()}, ends)
+        kept.write_text(json.dumps(part))
+        told_now = "  ".join(f"{library} {group['any']['error']:.1e}" for library, group in row.items())
+        print(f"{name:18}{calls:3} calls  {told_now}", flush=True)
+    return part
+
+
+def _code() -> str:
+    """A mark of everything that decides the numbers."""
+    root = Path(__file__).parents[1]
+    files = sorted([*root.glob("benchmarks/*solver*.py"), *root.glob("src/unnoise/**/*.py")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
 def table(found: dict) -> str:
-    """The least error of each library at each budget, and by which solver, as Markdown."""
-    lines = [
-        "# Least error by number of denoiser calls",
-        "",
-        "`python -m benchmarks solvers`; all numbers: solvers.json",
-        "",
-    ]
-    for work, libraries in found.items():
-        lines += [
-            f"## {work}",
-            "",
-            "| calls | " + " | ".join(libraries) + " | ours / theirs |",
-            "|---" * (len(libraries) + 2) + "|",
-        ]
-        for n in BUDGETS:
-            best = {lib: min((r[n], name) for name, r in rows.items() if n in r) for lib, rows in libraries.items()}
-            theirs = min(error for lib, (error, _) in best.items() if lib != "unnoise")
-            cells = [f"{error:.1e} {name}" for error, name in best.values()]
-            lines.append(f"| {n} | " + " | ".join(cells) + f" | {best['unnoise'][0] / theirs:.2f} |")
-        lines.append("")
+    """The error on held-out latents of each library's best, as Markdown."""
+    lines = ["# Error by number of denoiser calls, on latents that no choice was made on", ""]
+    lines += ["`python -m benchmarks solvers`; all numbers: solvers.json. `tuned`: what `unnoise tune` finds.", ""]
+    for work, part in found.items():
+        lines += [f"## {work}", "", f"Measure: {part['measure']}.", ""]
+        for group, title in GROUPS.items():
+            libraries = [
+                lib for lib in ("unnoise", "diffusers", "azula") if group in _row(part, BUDGETS[-1]).get(lib, {})
+            ]
+            tuned = ["tuned"] if group == "any" else []
+            head = ["calls", *tuned, *libraries, "ours / theirs", *(["tuned / theirs"] if tuned else [])]
+            lines += [f"### {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+            for calls in BUDGETS:
+                row = _row(part, calls)
+                best = {lib: row[lib].get(group) for lib in (*tuned, *libraries)}
+                cells = [_cell(lib, best[lib]) for lib in best]
+                theirs = min((best[lib]["error"] for lib in best if lib in LIBRARIES and best[lib]), default=math.nan)
+                ratios = [f"{best[lib]['error'] / theirs:.2f}" for lib in ("unnoise", *tuned)]
+                lines.append(f"| {' | '.join([str(calls), *cells, *ratios])} |")
+            lines.append("")
     return "\n".join(lines)
+
+
+def _row(part: dict, calls: int) -> dict:
+    return part["errors"][str(calls)]
+
+
+def _cell(library: str, best: dict | None) -> str:
+    if best is None:
+        return ""
+    return f"{best['error']:.1e}" + ("" if library == "tuned" else f" {best['solver']} @ {best['grid']}")
 
 
 def plot(found: dict, path: Path) -> None:
@@ -270,11 +177,15 @@ def plot(found: dict, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(found), figsize=(5 * len(found), 4))
-    for axis, (work, libraries) in zip(axes, found.items(), strict=True):
-        for library, rows in libraries.items():
-            axis.loglog(BUDGETS, [min(r[n] for r in rows.values() if n in r) for n in BUDGETS], "o-", label=library)
-        axis.set(title=work, xlabel="denoiser calls", ylabel="error, best solver and grid")
+    colours = {"tuned": "black", "unnoise": "tab:blue", "diffusers": "tab:orange", "azula": "tab:green"}
+    figure, axes = plt.subplots(1, len(found), figsize=(5 * len(found), 4), squeeze=False)
+    for axis, (work, part) in zip(axes[0], found.items(), strict=True):
+        for library, colour in colours.items():
+            errors = [_row(part, n).get(library, {}).get("any", {}).get("error", math.nan) for n in BUDGETS]
+            axis.loglog(BUDGETS, errors, "o-", color=colour, label="unnoise, tuned" if library == "tuned" else library)
+        axis.set(title=work, xlabel="denoiser calls", ylabel=f"{part['measure']},\nheld-out latents")
+        axis.set_xticks(BUDGETS, [str(n) for n in BUDGETS])
+        axis.minorticks_off()
         axis.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)

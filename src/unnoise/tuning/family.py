@@ -27,7 +27,7 @@ def grids(steps: int, scale: float) -> Iterator[Grid]:
         yield LogSNR(steps, low)
     yield Karras(steps, rho=4.0)
     for power in (1.0, 1.3, 1.6, 2.0):
-        for size in (1.0, 0.6):
+        for size in (0.6, 1.0, 2.0):
             yield Straight(steps, power, size * scale)
 
 

@@ -29,7 +29,7 @@ from ..samplers.fitted import corrected, table
 from .latents import Latents, rms
 
 MOST = 400  # evaluations of each latent for one Jacobian
-JACOBIANS = 4
+JACOBIANS = 4  # two where one costs more than that
 TRIES = 10  # steps from each, with Broyden's updates between
 STEP = 0.01  # of the finite differences: of a level's logarithm, and of the size of a state
 
@@ -53,7 +53,7 @@ def corners(steps: int, most: int) -> list[Corner]:
     last = [Corner(steps - 1, m) for m in range(steps + 1)]
     for band in range(steps, 0, -1):
         rows = [Corner(i, m) for i in range(steps - 1) for m in range(i + 2) if m == 0 or m > i + 1 - band]
-        if sum(steps - c.after() for c in [*found, *rows]) <= most:
+        if _cost([*found, *rows], steps) <= most:
             return [*found, *rows, *last]
     return [*found, *last]
 
@@ -152,7 +152,7 @@ def fit(
     goal, seen = walk.process.state(latents.end), walk.walk(latents, theta)
     cost = latents.distance(walk.process.data(seen[-1]))
     best = (check.error(theta), sampling)
-    for _ in range(JACOBIANS):
+    for _ in range(_jacobians(which, len(theta.logs), most)):
         jacobian, units = walk.jacobian(theta, which, seen)
         before = cost
         for _ in range(TRIES):
@@ -187,7 +187,17 @@ def _downhill(jacobian: Tensor, residual: Tensor, mu: float) -> Tensor:
     return torch.linalg.solve(square + torch.diag((mu + 1e-10) * square.diagonal() + 1e-300), -pull)
 
 
+def _cost(which: Sequence[Corner], steps: int) -> int:
+    """Evaluations of each latent for a Jacobian."""
+    return sum(steps - corner.after() for corner in which if corner.row < steps - 1 or corner.column is None)
+
+
+def _jacobians(which: Sequence[Corner], steps: int, most: int) -> int:
+    return JACOBIANS if _cost(which, steps) <= most else 2
+
+
 def work(latents: int, unseen: int, steps: int, most: int = MOST) -> int:
     """Guesses that `fit` makes, at most."""
-    jacobian = sum(steps - c.after() for c in corners(steps, most) if c.row < steps - 1 or c.column is None)
-    return latents * (steps + JACOBIANS * (jacobian + TRIES * steps)) + unseen * steps * (1 + JACOBIANS)
+    which = corners(steps, most)
+    times = _jacobians(which, steps, most)
+    return latents * (steps + times * (_cost(which, steps) + TRIES * steps)) + unseen * steps * (1 + times)
