@@ -111,7 +111,7 @@ class Sampling:
         """With as many steps as cost at most so many evaluations; None where not even one step does, or nobody knows before."""
         for steps in range(evaluations, 0, -1):
             cost = self.step.evaluations(steps)
-            if cost is not None and cost <= evaluations:
+            if cost is not None and cost <= evaluations and steps >= self.step.least_steps:
                 return self.changed(steps=steps)
         return None
 

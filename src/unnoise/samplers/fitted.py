@@ -79,6 +79,14 @@ class Fitted(Step):
     def weak_order(self) -> int | None:  # type: ignore[override]
         return None if self.corrections else self.inner.weak_order
 
+    @property
+    def least_steps(self) -> int:  # type: ignore[override]
+        return self.inner.least_steps
+
+    @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        return bool(self.corrections) or self.inner.remembers
+
     def evaluations(self, steps: int) -> int:
         return self.inner.evaluations(steps)
 
