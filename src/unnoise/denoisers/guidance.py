@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import UsageProblem
 from ..laws import Estimate
 from ..processes import Gaussian
+from ..scalars import column
 from .denoiser import Cond, Denoiser
 
 Guidance = Callable[[Denoiser], Denoiser]
@@ -73,7 +74,7 @@ def dynamic_threshold(percentile: float = 99.5) -> Guidance:
 
     def limit(x0):
         s = torch.quantile(x0.flatten(1).abs(), percentile / 100, dim=1).clamp(min=1)
-        s = s.reshape(-1, *[1] * (x0.ndim - 1))
+        s = column(s, x0)
         return x0.clamp(-s, s) / s
 
     def rule(denoiser, xt, t, cond):
@@ -95,7 +96,7 @@ def drop(cond: Cond, mask: Tensor | None = None) -> Cond:
         if value.is_floating_point():
             raise UsageProblem(f"the condition {name!r} has no null value, so it cannot be dropped for guidance")
         chosen = torch.ones(len(value), dtype=torch.bool, device=value.device) if mask is None else mask
-        dropped[name] = torch.where(chosen.reshape(-1, *[1] * (value.ndim - 1)), -1, value)
+        dropped[name] = torch.where(column(chosen, value), -1, value)
     return dropped
 
 

@@ -29,7 +29,7 @@ from ..errors import UsageProblem, unknown
 from ..laws import Estimate, sum_event
 from ..processes import Gaussian, Identity
 from ..rng import Rng
-from ..scalars import times
+from ..scalars import column, times
 from .denoiser import Cond, Denoiser
 from .guidance import Guidance, Guided, moved, needs_gaussian
 
@@ -172,7 +172,7 @@ def conjugate_gradients(apply: Operator, b: Tensor, iterations: int) -> Tensor:
         q = apply(p)
         curvature = sum_event(p * q)
         going = going & (curvature > 0)
-        step = torch.where(going, size / curvature, 0.0).reshape(-1, *[1] * (b.ndim - 1))
+        step = column(torch.where(going, size / curvature, 0.0), b)
         x, r = x + step * p, r - step * q
         before, size = size, squared(r)
         going = going & (size > enough)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..laws import Estimate
 from ..processes import Gaussian
+from ..scalars import column
 from .denoiser import Cond, NetworkDenoiser
 from .preconditioning import Preconditioning
 
@@ -40,7 +41,7 @@ class Matched(NetworkDenoiser):
 
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Estimate:
         estimate = super().forward(xt, t, cond)
-        error = self.errors[self.level(t)].to(xt.dtype).reshape(-1, *[1] * (xt.ndim - 1))
+        error = column(self.errors[self.level(t)].to(xt.dtype), xt)
         return replace(estimate, variance=error.expand(xt.shape))
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from ..errors import UsageProblem
 from ..laws import sum_event
 from ..processes.gaussian import Point
 from ..rng import Rng
-from ..scalars import Scalar, sqrt, times
+from ..scalars import Scalar, column, sqrt, times
 from .ladder import best_step
 from .loop import Denoise, Step
 from .sde import ReverseDiffusion
@@ -87,7 +87,7 @@ class Langevin(Corrector):
         if self.norm == "batch":
             noise, drift = noise.mean().expand_as(noise), drift.mean().expand_as(drift)
         e = 2 * (self.snr * noise / drift) ** 2
-        return e.where(drift > 0, 0.0).reshape(-1, *[1] * (z.ndim - 1))
+        return column(e.where(drift > 0, 0.0), z)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from .disk import disk_errors, write_file
+from ..disk import disk_errors, write_file
 
 
 class Journal:

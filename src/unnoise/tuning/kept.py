@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..disk import disk_errors, write_file
+from ..disk import write_json
 from ..errors import Problem
 from ..recipe import Sampling
 from ..training import provenance
@@ -36,9 +36,7 @@ class Tuned:
     def save(self, run: Path) -> Path:
         """Write it with the run, whole or not at all."""
         path = path_of(run, self.evaluations, self.sampling)
-        with disk_errors(str(path)):
-            path.parent.mkdir(exist_ok=True)
-            write_file(path, (json.dumps({**self.as_dict(), **provenance()}, indent=1) + "\n").encode())
+        write_json(path, {**self.as_dict(), **provenance()})
         return path
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..data import load
 from ..denoisers import clip
+from ..disk import write_json, write_whole
 from ..figures import draw
 from ..likelihood import BoundTerms, Discretised, variational_bound
 from ..metrics import classify, features, frechet_distance, sliced_wasserstein
@@ -76,7 +77,7 @@ class Lab:
             self.say(f"training {recipe.slug}, seed {seed}, {recipe.training.steps} steps on {data.name} ({path.name})")
             start = time.monotonic()
             train_model(recipe, data, path, preview=False)
-            (path / "finished.json").write_text(json.dumps({"seconds": time.monotonic() - start}))
+            write_json(path / "finished.json", {"seconds": time.monotonic() - start})
         self.used[path.name] = json.loads((path / "finished.json").read_text())["seconds"]
         model = Model.load(path)
         model.path = path  # type: ignore[attr-defined]
@@ -109,12 +110,10 @@ class Lab:
         key = _key(model.path.name, sampling.describe(), count, first, label)  # type: ignore[attr-defined]
         file = self.root / "samples" / f"{key}.safetensors"
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
             seeds = range(first, first + count)
             parts = [model.sample(seeds[i : i + 256], sampling, label=label) for i in range(0, count, 256)]
-            aside = file.with_suffix(".part")
-            save_file({"x": torch.cat(parts).contiguous()}, aside)
-            aside.replace(file)
+            with write_whole(file) as aside:
+                save_file({"x": torch.cat(parts).contiguous()}, aside)
         return load_file(file)["x"]
 
     def picture(self, name: str, paint: Callable[..., object], panels: int = 1) -> str:
