@@ -44,3 +44,14 @@ def column(c: Tensor, like: Tensor) -> Tensor:
 def plus(x: Tensor, coefficient: Scalar, y: Tensor) -> Tensor:
     """`x + coefficient * y`, in one pass over memory where the coefficient is a float: what a step costs is its passes."""
     return x + times(coefficient, y) if isinstance(coefficient, Tensor) else torch.add(x, y, alpha=coefficient)
+
+
+def combine(*terms: tuple[Scalar, Tensor]) -> Tensor:
+    """The sum of coefficient times tensor, in the tensors' type: a pass over memory for each term, into what is its own."""
+    (first, x), *rest = terms
+    out = times(first, x)
+    own = out is not x
+    for c, y in rest:
+        out = out.add_(y, alpha=c) if own and not isinstance(c, Tensor) else plus(out, c, y)
+        own = True
+    return out

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import UsageProblem
 from ..laws import Normal
-from ..scalars import Scalar, column, expm1, log, plus, sqrt, times
+from ..scalars import Scalar, column, combine, expm1, log, plus, sqrt, times
 from ..schedules import Schedule
 from .base import Process
 from .basis import Basis, Identity
@@ -152,18 +152,18 @@ class Gaussian(Process, Generic[S]):
         if eps is not None:
             return Normal(plus(times(s.alpha, u), along, eps), std)
         keep = along / t.sigma
-        return Normal(plus(times(s.alpha - keep * t.alpha, u), keep, xt), std)
+        return Normal(combine((s.alpha - keep * t.alpha, u), (keep, xt)), std)
 
     def noise(self, xt: Tensor, x0: Tensor, t: Tensor | Point) -> Tensor:
         """eps = (x_t - alpha x_0) / sigma."""
         t = self.at(t, xt)
-        return plus(times(1 / t.sigma, xt), -t.alpha / t.sigma, self.state(x0))
+        return combine((1 / t.sigma, xt), (-t.alpha / t.sigma, self.state(x0)))
 
     def velocity(self, xt: Tensor, x0: Tensor, t: Tensor | Point) -> Tensor:
         """dx/dt of the probability-flow ODE, alpha' x_0 + sigma' eps, in the process's own time."""
         t = self.with_derivatives(t, xt)
         along = t.dsigma / t.sigma
-        return plus(times(along, xt), t.dalpha - along * t.alpha, self.state(x0))
+        return combine((along, xt), (t.dalpha - along * t.alpha, self.state(x0)))
 
     def noisier(self, points: Sequence[Point], log_factor: float) -> list[Point]:
         """The points whose noise-to-signal ratio is exp(log_factor) times that of `points`."""

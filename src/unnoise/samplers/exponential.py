@@ -36,7 +36,7 @@ from torch import Tensor
 from ..errors import UsageProblem, unknown
 from ..processes import Gaussian
 from ..processes.gaussian import Point
-from ..scalars import Scalar, expm1, log, plus, sqrt, times
+from ..scalars import Scalar, combine, expm1, log, sqrt
 
 LEAVING = -5.1
 """Half log-SNR below which a solver in eps takes DDIM's step, or the ancestral one: where DDPM's chain of 1000 linear betas
@@ -290,12 +290,3 @@ def adams(order: int) -> list[float]:
         for j, basis in enumerate(_lagrange(tuple(-float(k) for k in range(order)), u)):
             totals[j] += w * float(basis)
     return totals
-
-
-def combine(*terms: tuple[Scalar, Tensor]) -> Tensor:
-    """The sum of coefficient times tensor, in the tensors' type: a pass over memory for each term."""
-    (first, x), *rest = terms
-    out = times(first, x)
-    for i, (c, y) in enumerate(rest):
-        out = plus(out, c, y) if i == 0 or isinstance(c, Tensor) else out.add_(y, alpha=c)  # in place, once it is ours
-    return out

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import UsageProblem
 from ..processes.gaussian import Point
 from ..rng import Rng
-from ..scalars import plus
+from ..scalars import combine, plus
 from .loop import Denoise, Step
 
 
@@ -62,7 +62,7 @@ class Heun(Step):
         x_trial = plus(x, self.a * h, d)
         d_trial = process.velocity(x_trial, denoise(x_trial, trial).mean, trial)
         weight = 1 / (2 * self.a)
-        return plus(plus(x, h * (1 - weight), d), h * weight, d_trial), None
+        return combine((1.0, x), (h * (1 - weight), d), (h * weight, d_trial)), None
 
 
 @dataclass(frozen=True)
