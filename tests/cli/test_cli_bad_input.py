@@ -3,15 +3,36 @@
 import os
 import resource
 import shutil
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from cli_tools import TINY, process
 
+from unnoise.cli import evaluate
 from unnoise.data.pictures import save_png
+from unnoise.data.stored import read_images
+from unnoise.papers import find
+from unnoise.verify import Claim, Finding
 
 ONE = [*TINY[2:], "--no-conditional", "--steps", "1", "--out", "run"]
+
+
+@contextmanager
+def full_disk(size):
+    """The system refuses to let files grow beyond `size` bytes, as it does when the disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def hidden(folder):
+    return [path for path in folder.rglob(".*")]
 
 
 def test_folders_of_pictures(refused, tmp_path, pictures):
@@ -26,6 +47,10 @@ def test_folders_of_pictures(refused, tmp_path, pictures):
     broken = pictures / "a3.png"
     broken.write_bytes(broken.read_bytes()[:60])
     assert "a3.png" in refused(1, "train", "edm", "--data", str(pictures), *ONE)
+    broken.unlink()
+    broken.symlink_to("nowhere.png")
+    assert "a3.png cannot be read (No such file" in refused(1, "train", "edm", "--data", str(pictures), *ONE)
+    broken.unlink()
     broken.write_text("this is no picture")
     assert "a3.png is not an image" in refused(1, "train", "edm", "--data", str(pictures), *ONE)
     save_png(torch.zeros(1, 9, 9), broken)
@@ -58,12 +83,15 @@ def test_no_network_for_a_set_that_must_be_fetched(tmp_path):
     assert (
         done.returncode == 1 and done.stderr == "unnoise: mnist is not on this machine; run `unnoise data get mnist`\n"
     )
+    done = process("train", "ddpm", "--data", "hf:nobody/nothing", cwd=tmp_path, env=nowhere)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("unnoise: cannot load nobody/nothing (") and "the network" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
 def test_runs_that_are_none(refused, tmp_path):
     (tmp_path / "folder").mkdir()
-    for command in (["sample"], ["train", "--resume"]):
+    for command in (["sample"], ["likelihood"], ["train", "--resume"]):
         assert "there is no run at nowhere" in refused(2, *command, "nowhere")
         assert "has no run.json" in refused(2, *command, "folder")
     (tmp_path / "folder" / "run.json").write_text("{")
@@ -111,23 +139,89 @@ def test_folders_without_permission(refused, edm, tmp_path):
     assert "locked" in refused(1, "sample", edm, "--count", "1", "--out", "locked/s")
 
 
-def test_a_full_disk(edm, tmp_path):
-    """The system refuses files beyond a limit, as it does when the disk is full."""
+@pytest.mark.skipif(not os.path.isdir("/sys/kernel"), reason="a folder in which nobody may write")
+def test_a_folder_that_nobody_may_write_into(refused, edm, tmp_path, monkeypatch):
+    place = "/sys/kernel/unnoise"
+    says = "could not be written ("
+    said = refused(1, "train", "edm", *TINY, "--steps", "1", "--out", f"{place}/run")
+    assert said.startswith(f"the run folder {place}/run {says}") and said.endswith("choose another place for the run")
+    said = refused(1, "sample", edm, "--count", "1", "--steps", "2", "--out", f"{place}/s")
+    assert said.startswith(f"{place}/s/sampling.json {says}") and said.endswith("choose another folder")
+    said = refused(1, "verify", "ddpm", "--only", "noise_beats_mean", "--work", place)
+    assert place in said and said.endswith("choose another place for the run")
+    monkeypatch.setenv("UNNOISE_DATA", place)
+    done = refused(1, "data", "get", "mnist")
+    assert done.startswith(f"the folder {place} {says}") and done.endswith(
+        "set UNNOISE_DATA to a folder that can be written"
+    )
+    assert not list(tmp_path.iterdir())
 
-    def limit(size):
-        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+def test_a_full_disk_while_training(tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     words = ["train", "edm", *TINY, "--steps", "3", "--checkpoint-every", "1", "--out", "run"]
-    done = process(*words, cwd=tmp_path, preexec_fn=limit(20_000))
+    done = process(*words, cwd=tmp_path, preexec_fn=limit)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
         "unnoise: the checkpoint run/checkpoints/step-"
     )
     assert "could not be written" in done.stderr and "Traceback" not in done.stderr
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
-    done = process("sample", edm, "--count", "16", "--steps", "2", "--format", "npz", "--out", "s", cwd=tmp_path,
-                   preexec_fn=limit(900))  # fmt: skip
-    assert done.returncode == 1 and "could not be written" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_full_disk_while_sampling(cli, refused, edm, tmp_path):
+    words = ["sample", edm, "--steps", "2", "--format"]
+    many, few = ["--count", "320"], ["--count", "64"]
+    with full_disk(900):  # not even for what is asked for
+        said = refused(1, *words, "npz", *many, "--out", "s")
+    assert "s/sampling.json could not be written (File too large); free some space" in said
     assert not (tmp_path / "s").exists()
+    with full_disk(2500):  # for that, but not for the images
+        said = refused(1, *words, "npz", *many, "--out", "s")
+    assert "s/shards/00000000.npz could not be written" in said and not (tmp_path / "s").exists()
+    with full_disk(2500):  # for each image, but not for the sheet of all
+        said = refused(1, *words, "png", *few, "--out", "p")
+    assert "p/grid.png could not be written" in said and len(list((tmp_path / "p" / "images").iterdir())) == 64
+    assert not hidden(tmp_path)
+    assert cli(*words, "png", *few, "--out", "p")[0] == 0 and len(read_images(tmp_path / "p")) == 64
+
+
+def test_a_full_disk_for_results(cli, refused, edm, tmp_path, monkeypatch):
+    run = shutil.copytree(edm, tmp_path / "run")
+    eval_ = ["eval", run, "--count", "60", "--steps", "2", "--bootstrap", "0", "--features", "pixels"]
+    bits = ["likelihood", run, "--method", "bound", "--steps", "3", "--count", "2"]
+    assert cli(*eval_)[0] == cli(*bits)[0] == 0
+    before = [(run / name).read_bytes() for name in ("eval.json", "likelihood.json")]
+
+    def score_and_fill(*arguments, **options):
+        report = score(*arguments, **options)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (900, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        return report
+
+    score = evaluate.score
+    monkeypatch.setattr(evaluate, "score", score_and_fill)
+    with full_disk(1 << 30):
+        assert "run/eval.json could not be written (File too large); free some" in refused(1, *eval_)
+    with full_disk(900):
+        assert "run/likelihood.json could not be written (File too large); free some" in refused(
+            1, *bits, "--seed", "9"
+        )
+    assert before == [(run / name).read_bytes() for name in ("eval.json", "likelihood.json")] and not hidden(run)
+
+
+def test_a_full_disk_for_what_was_verified(refused, tmp_path, monkeypatch):
+    def better(lab):
+        return Finding.over_seeds([0.5, 0.25], {})
+
+    ddpm = find("ddpm")
+    monkeypatch.setattr(
+        ddpm, "info", replace(ddpm.info, claims=[Claim("better", "a is better", "", better)], checks=[])
+    )
+    with full_disk(100):
+        said = refused(1, "verify", "ddpm", "--seeds", "0,1")
+    assert "claims/ddpm/better-" in said and "could not be written (File too large); free some space" in said
+    assert not (tmp_path / "results").exists() and not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
 def test_eval_of_what_is_no_picture(refused, tmp_path, pictures):
