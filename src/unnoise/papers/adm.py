@@ -27,7 +27,7 @@ from ..recipe import LAPTOP_TRAINING, Recipe, Sampling, Spec, Training
 from ..rng import Rng
 from ..samplers import DDIM, Ancestral, GuidedAncestral, Integers, sample
 from ..schedules import FromBetas, cosine_betas, linear_betas
-from ..training.options import TrainingOptions
+from ..training import options
 from ..verify import Finding, check, claim, untestable
 from . import paper
 
@@ -133,16 +133,13 @@ class ADM(Recipe):
         return Sampling(step, Integers(self.sampling_steps), threshold="clip", classifier=pull)
 
 
-PAPER_TRAINING = TrainingOptions(
+PAPER_TRAINING = replace(
+    options.PUBLISHED,
     steps=1_980_000,
     batch_size=256,
     lr=1e-4,
     clip=None,
     ema=1_775_000,  # 0.9999 a step
-    ema_rampup=None,
-    checkpoint_every=10_000,
-    preview_every=10_000,
-    log_every=50,
 )
 PUBLISHED = {
     "data": "hf:ILSVRC/imagenet-1k",

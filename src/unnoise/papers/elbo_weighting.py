@@ -9,7 +9,7 @@ chosen for quality, and the noise levels that are drawn, p(lambda), for variance
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -39,7 +39,7 @@ from ..recipe import Recipe, Sampling, Spec
 from ..rng import Rng
 from ..samplers import Heun, Karras
 from ..schedules import Cosine
-from ..training.options import TrainingOptions
+from ..training.options import PUBLISHED
 from ..verify import Finding, check, claim, untestable
 from . import paper
 
@@ -83,17 +83,14 @@ class ELBOWeighting(Recipe):
             sigma_data=0.5,
             network=published.ADM_IMAGENET64,
             sampling_steps=256,
-            training=TrainingOptions(
+            training=replace(
+                PUBLISHED,
                 steps=1_000_000,
                 batch_size=2048,
                 lr=1e-4,
                 warmup=5000,
                 clip=None,
                 ema=14_200_000,  # 0.9999 a step
-                ema_rampup=None,
-                checkpoint_every=5000,
-                preview_every=5000,
-                log_every=50,
             ),
         )
 

@@ -6,7 +6,7 @@ loss_t = (k + SNR(t))^-gamma |eps - eps_guess(x_t, t)|^2;   gamma = 0 is the sim
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -25,7 +25,7 @@ from ..recipe import Sampling, Spec
 from ..rng import Rng
 from ..samplers import Integers
 from ..schedules import FromBetas, linear_betas
-from ..training.options import TrainingOptions
+from ..training.options import PUBLISHED
 from ..verify import Finding, check, claim, untestable
 from . import paper
 from .improved_ddpm import ImprovedDDPM
@@ -60,17 +60,14 @@ class P2(ImprovedDDPM):
             network=UNetOptions(
                 channels=128, mult=(1, 1, 2, 2, 4, 4), blocks=1, attention=(16,), channels_per_head=64, dropout=0.0
             ),
-            training=TrainingOptions(
+            training=replace(
+                PUBLISHED,
                 steps=1_000_000,
                 batch_size=8,
                 lr=2e-5,
                 clip=None,
                 ema=55_400,  # 0.9999 a step
-                ema_rampup=None,
                 precision="fp32",
-                checkpoint_every=10_000,
-                preview_every=10_000,
-                log_every=50,
             ),
         )
 

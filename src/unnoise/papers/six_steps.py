@@ -30,7 +30,7 @@ from ..rng import Rng
 from ..samplers import Ancestral, Integers
 from ..samplers.ancestral import Variance
 from ..schedules import FromBetas, cosine_betas, linear_betas
-from ..training.options import TrainingOptions
+from ..training.options import PUBLISHED
 from ..verify import Finding, check, claim
 from . import paper
 
@@ -128,16 +128,13 @@ class SixSteps(Recipe):
             flip=True,
             sampling_steps=1000,
             network=published.DDPM_CIFAR10,
-            training=TrainingOptions(
+            training=replace(
+                PUBLISHED,
                 steps=800_000,
                 batch_size=128,
                 lr=2e-4,
                 warmup=5000,
                 ema=887_000,  # 0.9999 a step
-                ema_rampup=None,
-                checkpoint_every=10_000,
-                preview_every=10_000,
-                log_every=50,
             ),
         )
 

@@ -30,7 +30,7 @@ from ..rng import Rng, stream
 from ..samplers import Ancestral
 from ..samplers import Uniform as Grid
 from ..schedules import Cosine, Learned, Schedule
-from ..training.options import TrainingOptions
+from ..training.options import PUBLISHED, TrainingOptions
 from ..verify import Finding, check, claim, untestable
 from . import paper
 
@@ -73,7 +73,8 @@ class VDM(Recipe):
             network=UNetOptions(
                 channels=128, mult=(1,), blocks=32, attention=(), conditioning="add", dropout=0.1, embedding="sin-first"
             ),
-            training=TrainingOptions(
+            training=replace(
+                PUBLISHED,
                 steps=10_000_000,
                 batch_size=128,
                 lr=2e-4,
@@ -82,11 +83,7 @@ class VDM(Recipe):
                 warmup=100,
                 clip=None,
                 ema=887_000,  # 0.9999 a step
-                ema_rampup=None,
                 precision="fp32",  # in bf16 the least noise, 0.0013, is lost beside the data
-                checkpoint_every=10_000,
-                preview_every=10_000,
-                log_every=50,
             ),
         )
 
