@@ -50,7 +50,7 @@ def test_help_is_answered_in_half_a_second(tmp_path):
     assert best < 0.5
 
 
-@pytest.mark.parametrize("name", ["papers", "cite", "data", "eval", "verify", "demo", "train"])
+@pytest.mark.parametrize("name", ["papers", "cite", "data", "eval", "likelihood", "verify", "demo", "train"])
 def test_help_of_a_command_needs_no_torch(name):
     code, text, loaded = modules(name, "--help")
     assert code == 0 and f"usage: unnoise {name}" in text and "torch" not in loaded
@@ -101,6 +101,7 @@ def test_help_of_sample_names_samplers_grids_and_their_options(cli):
         (["train", "ddpm", "--trackers", "none"], "--trackers takes one of"),
         (["sample"], "RUN is missing"),
         (["eval"], "is missing"),
+        (["likelihood"], "RUN is missing"),
         (["verify"], "which paper"),
         (["verify", "ddpm", "--seeds", "a"], "--seeds takes whole numbers"),
         (["verify", "ddpm", "--only", "nothing"], "nothing"),
