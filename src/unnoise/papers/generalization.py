@@ -68,7 +68,8 @@ class Generalization(Recipe):
     base: float = 25.0
     """s of the diffusion dx = s^t dw."""
     features: int = 0
-    """Random features m of the theory's model, of which only the last layer is trained; 0 for the U-Net."""
+    """Random features m of the theory's model, of which only the last layer is trained (at --lr 3, say, for the output is
+    divided by m); 0 for the U-Net."""
     sampling_steps: int = 18
     """Heun steps of the probability flow."""
     network: UNetOptions = replace(LAPTOP_NETWORK, embedding="fourier")
@@ -120,11 +121,12 @@ def two_modes(mu: float) -> Mixture:
     return Mixture(torch.tensor([[-mu], [mu]], dtype=torch.float64), 1.0)
 
 
-def score_moments(denoiser: NetworkDenoiser, data: Mixture, times: int = 32, nodes: int = 600) -> GradientFlow:
+def score_moments(denoiser: NetworkDenoiser, data: Mixture, times: int = 96, nodes: int = 400) -> GradientFlow:
     """The flow of denoising score matching on data of the line, for the random features of `denoiser`.
 
     The noise is integrated, as is the time over [1e-5, 1] (Gauss-Legendre): of `data` a finite set, this is the empirical
     loss L_n itself, for the targets enter by their means given x_t alone. The loss counts errors of sigma times the score.
+    Too few times leave a flow free between them: with 32, some rise at tau = 10^12 to what none learns with 96.
     """
     import numpy as np
 
@@ -134,10 +136,10 @@ def score_moments(denoiser: NetworkDenoiser, data: Mixture, times: int = 32, nod
     features, targets, mass = [], [], []
     for t, weight in zip(1e-5 + (1 - 1e-5) * (at + 1) / 2, weights / 2, strict=True):
         point = process.point(float(t))
-        reach = 6 * (data.variances.max() + point.sigma**2).sqrt().item()
-        ends = (data.means.min().item() - reach, data.means.max().item() + reach)
-        x = torch.linspace(*ends, nodes, dtype=torch.float64)[:, None]
-        told = torch.full((nodes,), float(t), dtype=torch.float64)
+        narrow, wide = ((v + point.sigma**2).sqrt().item() for v in (data.variances.min(), data.variances.max()))
+        low, high = data.means.min().item() - 6 * wide, data.means.max().item() + 6 * wide
+        x = torch.linspace(low, high, max(nodes, int(1.5 * (high - low) / narrow)), dtype=torch.float64)[:, None]
+        told = torch.full((len(x),), float(t), dtype=torch.float64)
         p = data.log_prob(x, process, told).exp()
         scaled = denoiser.preconditioning.c_in(point) * x
         noise = denoiser.preconditioning.c_noise(told, torch.full_like(told, point.log_snr))
@@ -213,7 +215,7 @@ def curves(lab, mu: float, n: int, width: int = 200) -> Tensor:
 @check(
     Generalization,
     "KL of the exact score at t = 0.065 for modes at +-3, grid [-13, 13], nats",
-    "code, 50 times finer",
+    "exact",
     1e-4,
 )
 def floor_of_the_reading():
@@ -340,7 +342,7 @@ def early_stopping(lab) -> Finding:
             axes.plot(TAUS, values.mean(0), label=f"{n} examples")
             axes.plot(TAUS[int(values.mean(0).argmin())], values.mean(0).min(), "o", color=axes.lines[-1].get_color())
         axes.axhline(Line(3.0).floor(), color="grey", linestyle=":", label="exact score")
-        _log_axes(axes, xlabel="training time τ (learning rate x steps)", ylabel="KL(data || model), nats")
+        _log_axes(axes, xlabel="training time τ = learning rate × steps", ylabel="KL(data || model), nats")
         axes.set(title="200 random features, modes at ±3, gradient flow")
 
     margins = [
@@ -378,11 +380,14 @@ def _shifted(lab):
 
 
 def _reached(values: Tensor, level: float = 0.5) -> Tensor:
-    """log10 of the time at which each curve, (seeds, times), first falls below a level; between times by straight lines."""
-    after = (values < level).double().argmax(1, keepdim=True)
+    """log10 of the time at which each curve, (seeds, times), first falls below a level, infinite where none does; between
+    two times by a straight line."""
+    below = values < level
+    after = below.double().argmax(1, keepdim=True).clamp(min=1)
     a, b = (values.gather(1, i).log() for i in (after - 1, after))
     times = torch.tensor(TAUS, dtype=torch.float64).log10()
-    return (times[after - 1] + (a - math.log(level)) / (a - b) * (times[after] - times[after - 1]))[:, 0]
+    found = times[after - 1] + (a - math.log(level)) / (a - b) * (times[after] - times[after - 1])
+    return torch.where(below.any(1), found[:, 0], math.inf)
 
 
 @claim(
@@ -397,7 +402,7 @@ def distant_modes_are_harder(lab) -> Finding:
     def paint(left, right):
         for mu, values in found.items():
             left.plot(TAUS, values.mean(0), label=f"±{mu}")
-        _log_axes(left, xlabel="training time τ", ylabel="KL(data || model), nats")
+        _log_axes(left, xlabel="training time τ = learning rate × steps", ylabel="KL(data || model), nats")
         left.set(title="300 examples, modes at ±μ")
         right.errorbar(MODES, *_range(least), fmt="o-", capsize=3, label="at the best stop")
         right.errorbar(
@@ -425,13 +430,14 @@ def _range(values):
 
 @claim(
     Generalization,
-    "The further apart the modes, the longer the training until the divergence is below half a nat",
+    "The further apart the modes, the longer the training until the divergence is below half a nat, if ever it is",
     "theorem 2",
 )
 def distant_modes_are_slower(lab) -> Finding:
     times = {mu: _reached(values) for mu, values in _shifted(lab).items()}
     waits = torch.stack([times[b] - times[a] for a, b in zip(MODES, MODES[1:], strict=False)])
-    numbers = {f"log10 tau, mu {mu}": value.tolist() for mu, value in times.items()}
+    waits = waits.nan_to_num(nan=math.inf)  # never, and never: no comparison
+    numbers = {f"log10 tau, mu {mu}": ["never" if v == math.inf else v for v in times[mu].tolist()] for mu in MODES}
     return Finding.over_seeds(waits.min(0).values.tolist(), numbers)
 
 
