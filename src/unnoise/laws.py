@@ -8,6 +8,7 @@ Densities and divergences are in nats, summed over all axes but the first, shape
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,6 +62,18 @@ class Dirac(Law):
 
     def sample(self, rng: Rng) -> Tensor:
         return self.mean
+
+
+@dataclass(frozen=True, slots=True)
+class Implicit(Law):
+    """A law of which there are samples only."""
+
+    draws: Callable[[Rng], Tensor]
+
+    def sample(self, rng: Rng) -> Tensor:
+        return self.draws(rng)
+
+    draw = sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,8 @@ def _record(run: Run, recipe: Recipe) -> None:
 
 def _train(model: Model, data, options: TrainingOptions, run: Run, preview: bool, on_step) -> tuple[Model, Result]:
     objective = model.recipe.lesson(model.spec)
-    picture = (lambda denoiser, step, folder: draw_preview(model, denoiser, step, folder)) if preview else None
+    shown = preview and model.denoiser.process.generates
+    picture = (lambda denoiser, step, folder: draw_preview(model, denoiser, step, folder)) if shown else None
     result = train(objective, model.denoiser, _View(data, model.recipe), options, run, preview=picture, on_step=on_step)
     return Model.load(run.path), result
 

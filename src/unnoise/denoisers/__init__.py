@@ -6,10 +6,11 @@ from .guidance import Guidance, Guided, classifier_free, clip, dynamic_threshold
 from .inverse import Measurement, colourisation, enlargement, imputation, inpainting, measured
 from .matched import Matched
 from .preconditioning import DDPM, EDM, IDDPM, VDM, VE, VP, Blind, Preconditioning, Raw, relation
+from .restorer import Restorer
 
 __all__ = [
     "DDPM", "EDM", "IDDPM", "VDM", "VE", "VP", "Blind", "ClassifyingDenoiser", "Denoiser", "Guidance", "Guided", "Matched",
     "Measurement", "NetworkDenoiser",
-    "Preconditioning", "Raw", "classifier_free", "classifier_guidance", "clip", "colourisation",
+    "Preconditioning", "Raw", "Restorer", "classifier_free", "classifier_guidance", "clip", "colourisation",
     "dynamic_threshold", "enlargement", "guided", "imputation", "inpainting", "measured", "relation",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from .classifier import WithClassifier
 from .flip import Flipped
 from .matching import WEIGHTINGS, Matching
 from .objective import Loss, Objective
+from .restoration import Restoration
 from .score import Dequantised, Sliced
 from .times import Adaptive, LogNormal, LossSecondMoment, Stratified, Times, Uniform, UniformSteps
 from .vlb import VLB
@@ -24,7 +25,8 @@ from .weightings import (
 )
 
 __all__ = [
-    "ELBO", "P2", "VLB", "WEIGHTINGS", "Adaptive", "Augmented", "Bound", "Dequantised", "EDMLoss", "EDMMonotone", "Eps", "Flipped", "Hybrid",
-    "Implied", "LogNormal", "Loss", "LossSecondMoment", "Matching", "MinSNR", "Objective", "Sigmoid", "Sliced", "Stratified", "Times",
-    "TruncatedSNR", "Uniform", "UniformSteps", "Weighting", "WithClassifier", "implied_weighting",
+    "ELBO", "P2", "VLB", "WEIGHTINGS", "Adaptive", "Augmented", "Bound", "Dequantised", "EDMLoss", "EDMMonotone", "Eps",
+    "Flipped", "Hybrid", "Implied", "LogNormal", "Loss", "LossSecondMoment", "Matching", "MinSNR", "Objective", "Restoration",
+    "Sigmoid", "Sliced", "Stratified", "Times", "TruncatedSNR", "Uniform", "UniformSteps", "Weighting", "WithClassifier",
+    "implied_weighting",
 ]  # fmt: skip

@@ -1,8 +1,13 @@
 """Processes: how data is destroyed. No network, no loss, no solver inside."""
 
-from .base import Process
+from .base import Moment, Process
 from .basis import DCT, Basis, Identity
+from .cold import Cold
+from .degradation import Animorphosis, Blur, Colours, Degradation, Mask, Pixelation, Snow
 from .dissipation import Dissipating
 from .gaussian import Gaussian, Point
 
-__all__ = ["DCT", "Basis", "Dissipating", "Gaussian", "Identity", "Point", "Process"]
+__all__ = [
+    "DCT", "Animorphosis", "Basis", "Blur", "Cold", "Colours", "Degradation", "Dissipating", "Gaussian", "Identity", "Mask",
+    "Moment", "Pixelation", "Point", "Process", "Snow",
+]  # fmt: skip

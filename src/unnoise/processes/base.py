@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from ..laws import Law
 from ..rng import Rng
 from ..scalars import Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A time, of a process of which solvers need to know no more."""
+
+    t: float
+
+    @property
+    def is_clean(self) -> bool:
+        return self.t == 0
 
 
 class Process(nn.Module):
@@ -19,12 +31,17 @@ class Process(nn.Module):
     Times are given as a `Tensor` of shape (batch,), or as a point: one time for the whole batch with its coefficients.
     """
 
+    dense: bool = True
+    """Whether its laws have densities, and its chains a variational bound."""
+    generates: bool = True
+    """Whether there is a law to start from (`prior`); otherwise states are given, and restored."""
+
     def point(self, t: Scalar):
         """The point of time t: whatever solvers need to know of it, computed once."""
         return self.points([t])[0]
 
     def points(self, times: Sequence[Scalar]) -> list:
-        raise NotImplementedError
+        return [Moment(float(t)) for t in times]
 
     def state(self, x0: Tensor) -> Tensor:
         """Data in the coordinates of the state."""
@@ -45,6 +62,10 @@ class Process(nn.Module):
     def posterior(self, xt: Tensor, x0: Tensor, t, s, eta: float = 1.0) -> Law:
         """q(x_s | x_t, x_0) for s < t. eta = 1 is the Markov chain's, eta = 0 the deterministic one of the same marginals."""
         raise NotImplementedError
+
+    def anew(self, xt: Tensor, x0: Tensor, t, s) -> Law:
+        """q(x_s | x_0), x_t forgotten but for what it carries beside the data."""
+        return self.marginal(x0, s)
 
     def corrupt(self, x0: Tensor, t, rng: Rng) -> Tensor:
         """A sample of q(x_t | x_0)."""

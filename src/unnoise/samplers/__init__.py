@@ -12,6 +12,7 @@ from .langevin import AnnealedLangevin, Corrector, Langevin, PredictorCorrector
 from .levels import Levels
 from .loop import SAMPLERS, Denoise, Step, sample
 from .multistep import DEIS, IPNDM, Adams, DPMSolverMultistep, SDEDPMSolverMultistep, UniPC
+from .naive import Naive
 from .ode import Churn, Euler, Heun
 from .pndm import FON, PNDM
 from .sde import EulerMaruyama, ReverseDiffusion
@@ -22,7 +23,7 @@ __all__ = [
     "DDIM", "DEIS", "FON", "GRIDS", "IPNDM", "PNDM", "RK45", "SAMPLERS", "SEEDS", "Adams", "Adaptive", "Ancestral",
     "AnnealedLangevin", "Brownian", "Churn", "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast",
     "DPMSolverMultistep", "DPMSolverPlus", "Denoise", "Euler", "EulerMaruyama", "Fitted", "Flow", "Grid", "GuidedAncestral", "Heun",
-    "Integers", "Karras", "Ladder", "Langevin", "Levels", "LogSNR", "PredictorCorrector", "Quadratic",
+    "Integers", "Karras", "Ladder", "Langevin", "Levels", "LogSNR", "Naive", "PredictorCorrector", "Quadratic",
     "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Step", "Straight", "UniPC", "Uniform",
     "sample",
 ]  # fmt: skip
