@@ -144,7 +144,7 @@ def prepare(run: Path, how: SamplingForm) -> tuple[Any, Any, int | None, str | N
         )
     check_guidance(model, how.guidance, run)
     if how.nfe is not None:
-        sampling = _for_evaluations(model, sampling, how)
+        sampling = _for_evaluations(model, sampling, how, how.nfe)
     precision = None if how.precision == "auto" else how.precision
     return model, sampling, _label(model, how.label), precision
 
@@ -161,7 +161,7 @@ def check_guidance(model: Any, weight: float | None, run: Path, classifier: floa
         )
 
 
-def _for_evaluations(model: Any, sampling: Any, how: SamplingForm) -> Any:
+def _for_evaluations(model: Any, sampling: Any, how: SamplingForm, nfe: int) -> Any:
     """The sampling of --nfe: what was tuned for these weights, or as many steps as cost no more."""
     import warnings
 
@@ -169,22 +169,22 @@ def _for_evaluations(model: Any, sampling: Any, how: SamplingForm) -> Any:
 
     if how.steps is not None:
         raise UsageProblem("--nfe and --steps both say how long the way is; leave one out")
-    if how.nfe < 1:
-        raise UsageProblem(f"--nfe is {how.nfe}, but a sampler needs at least 1 evaluation")
+    if nfe < 1:
+        raise UsageProblem(f"--nfe is {nfe}, but a sampler needs at least 1 evaluation")
     if (how.sampler, how.grid, how.option) == (None, None, ()):
-        tuned = kept(model.source["path"], how.nfe, sampling)
+        tuned = kept(model.source["path"], nfe, sampling)
         if tuned is not None and tuned.run["sha256"] == model.source["sha256"]:
             return tuned.sampling
         if tuned is not None:
             warnings.warn(
-                f"what was tuned for {how.nfe} evaluations belongs to other weights ({tuned.run['weights']} of step "
+                f"what was tuned for {nfe} evaluations belongs to other weights ({tuned.run['weights']} of step "
                 f"{tuned.run['step']}), so it is left out; run `unnoise tune` again",
                 stacklevel=2,
             )
-    found = sampling.within(how.nfe)
+    found = sampling.within(nfe)
     if found is None:
         raise UsageProblem(
-            f"not one step of the sampler {sampling.step.name} costs {how.nfe} evaluations or less; take more"
+            f"not one step of the sampler {sampling.step.name} costs {nfe} evaluations or less; take more"
         )
     return found
 
