@@ -87,6 +87,7 @@ def test_ncsnv2_takes_its_ladder_from_the_data(tmp_path):
 def test_every_sde_trains_samples_and_has_a_likelihood(sde, weighting, tmp_path):
     chosen = recipe("score-sde", sde=sde, weighting=weighting, sampling_steps=3)
     model, _ = train_model(chosen, load("digits"), tmp_path / "run", preview=False)
+    assert model.recipe == chosen.fitted(load("digits")) and (model.recipe.sigma_max is None) == (sde != "ve")
     assert model.sample(range(2)).isfinite().all()
     x0 = load("digits", "held-out").batch(range(2)).x
     for method in ("flow", "continuous", "bound"):
@@ -106,7 +107,7 @@ def test_ladders_have_a_bound_and_a_flow(slug, tmp_path):
 @pytest.mark.parametrize("sde", ["ve", "vp", "sub-vp"])
 def test_likelihood_weighting_is_g_squared(sde):
     """g^2 |score - true score|^2 is twice what the option weights, by the SDE's own g; the mean over numbers."""
-    chosen = recipe("score-sde", sde=sde, weighting="likelihood")
+    chosen = recipe("score-sde", sde=sde, weighting="likelihood", sigma_max=50.0)
     process = chosen.process()
     x0 = torch.randn(6, 5, dtype=torch.float64)
     from unnoise.oracles import gaussian
@@ -127,7 +128,8 @@ def test_the_published_samplers_and_all_others():
     for sde in ("ve", "vp", "sub-vp"):
         for predictor in ("reverse-diffusion", "ancestral", "euler-maruyama", "none"):
             for corrector in ("langevin", "annealed-langevin", "none"):
-                chosen = recipe("score-sde", sde=sde, predictor=predictor, corrector=corrector, corrections=2)
+                options = {"predictor": predictor, "corrector": corrector, "corrections": 2, "sigma_max": 10.0}
+                chosen = recipe("score-sde", sde=sde, **options)
                 if predictor == corrector == "none":
                     with pytest.raises(UsageProblem, match="neither"):
                         chosen.sampling()

@@ -25,7 +25,7 @@ from ..processes import Gaussian
 from ..recipe import Recipe, Sampling, Spec
 from ..rng import Rng
 from ..samplers import AnnealedLangevin, Integers, Ladder, sample
-from ..samplers.ladder import best_step, largest_distance, overlap, settled_variance, spacing
+from ..samplers.ladder import best_step, diameter, overlap, settled_variance, spacing
 from ..schedules import Geometric
 from ..training.options import PUBLISHED, TrainingOptions
 from ..verify import Finding, check, claim, untestable
@@ -85,13 +85,11 @@ class NCSNv2(Recipe):
         )
 
     def fitted(self, data: Any) -> NCSNv2:
-        """With the largest level and their number from these data: up to 10,000 images, spread over the set."""
+        """With the largest level and their number from these data."""
         if self.sigma_max is not None and self.levels is not None:
             return self
-        dimension = math.prod(data.shape)
-        rows = torch.linspace(0, len(data) - 1, min(len(data), 10_000, 30_000_000 // dimension)).long()
-        sigma_max = self.sigma_max or round(largest_distance(data.batch(rows).x), 4)
-        ladder = Ladder.spaced(sigma_max, self.sigma_min, dimension, self.share)
+        sigma_max = self.sigma_max or diameter(data)
+        ladder = Ladder.spaced(sigma_max, self.sigma_min, math.prod(data.shape), self.share)
         return replace(self, sigma_max=sigma_max, levels=self.levels or ladder.levels)
 
     def ladder(self, shape: tuple[int, ...] | None = None) -> Ladder:

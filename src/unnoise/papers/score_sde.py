@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from ..denoisers import Denoiser, NetworkDenoiser
 from ..denoisers import preconditioning as pre
+from ..errors import UsageProblem
 from ..likelihood import Flow, likelihood
 from ..networks import published
 from ..objectives import Matching, Objective, Uniform
@@ -35,6 +36,7 @@ from ..samplers import (
     sample,
 )
 from ..samplers import Uniform as Grid
+from ..samplers.ladder import diameter
 from ..schedules import VE, FromBetas, LinearVP, Schedule, SubVP
 from ..training.options import PUBLISHED
 from ..verify import Finding, check, claim, untestable
@@ -61,8 +63,8 @@ class ScoreSDE(Recipe):
     """Of the score's error: sigma^2, or g^2, which bounds the likelihood."""
     sigma_min: float = 0.02
     """VE: smallest noise level, in units of [-1, 1]."""
-    sigma_max: float = 100.0
-    """VE: largest noise level."""
+    sigma_max: float | None = None
+    """VE: largest noise level; the largest distance between two training images if left out, as in ncsnv2."""
     beta_min: float = 0.1
     """VP and sub-VP: rate at t = 0."""
     beta_max: float = 20.0
@@ -87,6 +89,7 @@ class ScoreSDE(Recipe):
             data="cifar10",
             flip=True,
             network=published.NCSNPP_CIFAR10,
+            sigma_max=100.0,
             sampling_steps=1000,
             training=replace(
                 PUBLISHED,
@@ -99,17 +102,24 @@ class ScoreSDE(Recipe):
             ),
         )
 
-    def schedule(self) -> Schedule:
-        if self.sde == "ve":
-            return VE(self.sigma_min, self.sigma_max)
-        return (LinearVP if self.sde == "vp" else SubVP)(self.beta_min, self.beta_max)
+    def fitted(self, data: Any) -> ScoreSDE:
+        """With VE's largest level from these data."""
+        return replace(self, sigma_max=diameter(data)) if self.sde == "ve" and self.sigma_max is None else self
+
+    def schedule(self, shape: tuple[int, ...] | None = None) -> Schedule:
+        """Signal and noise; where VE's largest level is left to the data, as wide apart as those of this shape can be."""
+        if self.sde != "ve":
+            return (LinearVP if self.sde == "vp" else SubVP)(self.beta_min, self.beta_max)
+        if self.sigma_max is None and shape is None:
+            raise UsageProblem("the largest noise level of this score-sde is left to its data; give sigma_max, or train it")
+        return VE(self.sigma_min, self.sigma_max or 2 * math.prod(shape or ()) ** 0.5)
 
     def process(self) -> Gaussian:
         return Gaussian(self.schedule())
 
     def denoiser(self, spec: Spec) -> Denoiser:
         told = pre.VE() if self.sde == "ve" else pre.Raw("eps", scale=999.0)
-        return NetworkDenoiser(self.build_network(spec), self.process(), told)
+        return NetworkDenoiser(self.build_network(spec), Gaussian(self.schedule(spec.shape)), told)
 
     def objective(self, spec: Spec) -> Objective:
         # g^2 |score error|^2 is twice the ELBO's weighting, whatever the SDE
