@@ -201,7 +201,9 @@ def order_of_two_stages_in_noise():
 
 @check(SEEDS, "order in law of two stages in EDM's F", "weak convergence", tolerance=0.1)
 def order_of_two_stages_in_f():
-    return order_in_law(Step(2, "v", "log-sine", scale=0.5)), 2.0
+    return order_in_law(
+        Step(2, "v", "log-sine", scale=0.8)
+    ), 2.0  # at scale 0.5, the data's own, F is 0 and nothing errs
 
 
 @check(SEEDS, "order in law of two stages whose noises are independent", "noise decomposition", tolerance=0.1)
