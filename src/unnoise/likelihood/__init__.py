@@ -1,6 +1,6 @@
 """Likelihoods, in nats and bits per dimension: the flow's, and three bounds, under one call."""
 
-from .bound import BoundTerms, Discretised, bits_per_dim, check_reverse, decoder_nats, variational_bound
+from .bound import BoundTerms, Discretised, bits_per_dim, check_chain, check_reverse, decoder_nats, variational_bound
 from .call import METHODS, Chain, Continuous, Flow, ImportanceWeighted, Likelihood, Method, likelihood
 from .continuous import Softmax, continuous_bound, diffusion_nats
 from .dequantise import Dequantiser, Uniform, Variational, bin_width
@@ -9,6 +9,6 @@ from .importance import importance_weighted_bound
 
 __all__ = [
     "METHODS", "BoundTerms", "Chain", "Continuous", "Dequantiser", "Discretised", "Flow", "ImportanceWeighted", "Likelihood",
-    "Method", "Softmax", "Uniform", "Variational", "bin_width", "bits_per_dim", "check_reverse", "continuous_bound",
+    "Method", "Softmax", "Uniform", "Variational", "bin_width", "bits_per_dim", "check_chain", "check_reverse", "continuous_bound",
     "decoder_nats", "diffusion_nats", "flow_nats", "importance_weighted_bound", "likelihood", "variational_bound",
 ]  # fmt: skip

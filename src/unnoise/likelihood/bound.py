@@ -18,6 +18,7 @@ from torch import Tensor
 from ..denoisers.denoiser import Cond, Denoiser
 from ..errors import UsageProblem
 from ..laws import Law, Normal, sum_event
+from ..processes import Identity, Process
 from ..processes.gaussian import Point
 from ..rng import Rng
 from ..samplers.ancestral import Ancestral
@@ -64,6 +65,18 @@ def check_reverse(reverse: Ancestral) -> None:
         raise UsageProblem("a chain with eta 0 is deterministic, so it has no variational bound; take eta above 0")
 
 
+def check_chain(process: Process, decoder: Discretised | None = None) -> None:
+    """Refuses a process without densities, and grey levels where the noise is not independent over pixels."""
+    if not process.dense:
+        raise UsageProblem(
+            f"a {type(process).__name__} process has no densities, so it has no bound and no likelihood; measure its samples"
+        )
+    if decoder is not None and not isinstance(getattr(process, "basis", Identity()), Identity):
+        raise UsageProblem(
+            "grey levels are decoded pixel by pixel, and this process is independent over frequencies; take the method flow"
+        )
+
+
 def guess_and_law(
     denoiser: Denoiser, reverse: Ancestral, points: list[Point], i: int, xt: Tensor, cond: Cond
 ) -> tuple[Law, Law]:
@@ -95,6 +108,7 @@ def variational_bound(
 ) -> BoundTerms:
     """The bound along a grid (noisy to clean), one noise draw for each step."""
     check_reverse(reverse)
+    check_chain(denoiser.process, decoder)
     process = denoiser.process
     top = points[0]
     steps, errors = [], []

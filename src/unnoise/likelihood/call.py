@@ -16,7 +16,7 @@ from ..processes.gaussian import CLEAN, Point
 from ..rng import Rng
 from ..samplers import Ancestral, Integers
 from ..samplers import Uniform as UniformGrid
-from .bound import Discretised, bits_per_dim, variational_bound
+from .bound import Discretised, bits_per_dim, check_chain, variational_bound
 from .clock import clock
 from .continuous import continuous_bound
 from .dequantise import Dequantiser, Uniform
@@ -187,6 +187,7 @@ def likelihood(
             raise unknown("likelihood", method, METHODS)
         method = METHODS[method]()
     denoiser = model if isinstance(model, Denoiser) else model.denoiser
+    check_chain(denoiser.process)
     if levels is None and not isinstance(model, Denoiser):
         levels = model.spec.levels
     rng = Rng.from_seeds(range(len(x)), device=x.device) if rng is None else rng

@@ -19,7 +19,7 @@ from ..laws import Law, Normal
 from ..processes.gaussian import Point
 from ..rng import Rng
 from ..samplers.ancestral import Ancestral
-from .bound import Discretised, check_reverse, decoder_nats, guess_and_law
+from .bound import Discretised, check_chain, check_reverse, decoder_nats, guess_and_law
 
 
 def _there(law: Law, x: Tensor) -> Law:
@@ -57,6 +57,7 @@ def importance_weighted_bound(
 ) -> Tensor:
     """The bound of each example, nats (batch,), by `samples` trajectories along a grid (noisy to clean)."""
     check_reverse(reverse)
+    check_chain(denoiser.process, decoder)
     if samples < 1:
         raise UsageProblem(f"samples is {samples}, but the bound needs at least 1")
     logs = [log_weight(denoiser, reverse, points, x0, rng, cond, decoder) for _ in range(samples)]

@@ -12,7 +12,7 @@ from ..denoisers.denoiser import Cond, Denoiser
 from ..denoisers.guidance import drop
 from ..errors import UsageProblem
 from ..laws import Estimate, Law, Normal
-from ..likelihood import Discretised, bits_per_dim, check_reverse, decoder_nats
+from ..likelihood import Discretised, bits_per_dim, check_chain, check_reverse, decoder_nats
 from ..processes import Gaussian, Process
 from ..rng import Rng
 from ..samplers.ancestral import Ancestral
@@ -37,6 +37,7 @@ class Bound(Objective):
 
     def forward(self, denoiser: Denoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:
         process = denoiser.process
+        check_chain(process, self.decoder)
         t, importance = self.times.sample(process, rng)
         if self.drop > 0:
             cond = drop(cond, rng.bernoulli(self.drop))
