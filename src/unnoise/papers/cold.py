@@ -53,9 +53,9 @@ class ColdDiffusion(Recipe):
     """Pixels of the blur's kernels."""
     factors: tuple[int, ...] = (2, 4)
     """Pixels of the side of a block after each step of pixelation; each must divide the next, and the last the images."""
-    std: float = 0.05
+    std: float = 0.8
     """Of the widths of blur (see `routine`), or of the mask's spots (0.1 in the paper), in pixels."""
-    routine: Literal["constant", "incremental", "exponential", "special"] = "exponential"
+    routine: Literal["constant", "incremental", "exponential", "special"] = "constant"
     """How the blur's widths grow: std; std (i + 1); e^(std i); i / 100 + 0.35."""
     others: str = "digits"
     """The other images of animorphosis: a data set, resized."""

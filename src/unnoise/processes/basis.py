@@ -35,7 +35,8 @@ class Identity(Basis):
 @lru_cache
 def _cosines(n: int) -> Tensor:
     """The orthogonal matrix of the DCT-II, float64 (n, n): row k is the cosine of frequency k."""
-    k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
+    i = torch.arange(n, dtype=torch.float64, device="cpu")
+    k = i[:, None]
     matrix = torch.cos(math.pi * (i + 0.5) * k / n) * math.sqrt(2 / n)
     matrix[0] /= math.sqrt(2)
     return matrix

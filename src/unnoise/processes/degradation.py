@@ -121,16 +121,18 @@ class Blur(Degradation):
 
     def taps(self, i: int) -> Tensor:
         """The one-dimensional kernel of step i, float64; the two-dimensional one is its outer square."""
-        place = torch.arange(self.kernel, dtype=torch.float64) - (self.kernel - 1) / 2
+        place = torch.arange(self.kernel, dtype=torch.float64, device="cpu") - (self.kernel - 1) / 2
         weights = torch.exp(-0.5 * (place / self.widths[i]) ** 2)
         return weights / weights.sum()
 
     def spectrum(self, size: tuple[int, int]) -> Tensor:
         """What each frequency is multiplied by after k steps, float64 (steps + 1, H, W // 2 + 1)."""
         if size not in self._spectra:
-            place = torch.arange(self.kernel, dtype=torch.float64) - self.kernel // 2
-            rows, columns = (2 * math.pi * torch.arange(n, dtype=torch.float64)[:, None] / n * place for n in size)
-            total = torch.ones(self.steps + 1, size[0], size[1] // 2 + 1, dtype=torch.float64)
+            place = torch.arange(self.kernel, dtype=torch.float64, device="cpu") - self.kernel // 2
+            rows, columns = (
+                2 * math.pi * torch.arange(n, dtype=torch.float64, device="cpu")[:, None] / n * place for n in size
+            )
+            total = torch.ones(self.steps + 1, size[0], size[1] // 2 + 1, dtype=torch.float64, device="cpu")
             for i in range(self.steps):
                 down, across = rows.cos() @ self.taps(i), (columns.cos() @ self.taps(i))[: size[1] // 2 + 1]
                 total[i + 1] = total[i] * down[:, None] * across
