@@ -211,7 +211,7 @@ class SubVP(Schedule):
 class Cosine(VariancePreserving):
     r"""alpha = cos(pi t / 2), cut to log-SNR in [log_snr_min, log_snr_max]: lambda(t) = -2 log tan(a t + b).
 
-    (2207.12598, sec. 3.1: b = arctan e^{-lambda_max/2}, a = arctan e^{-lambda_min/2} - b.)
+    (2207.12598, sec. 2: b = arctan e^{-lambda_max/2}, a = arctan e^{-lambda_min/2} - b.)
     """
 
     def __init__(self, log_snr_min: float = -20.0, log_snr_max: float = 20.0):
@@ -321,20 +321,29 @@ class EDM(Schedule):
 
 
 class Rectified(Schedule):
-    """The straight path of rectified flows: alpha = 1 - t, sigma = t."""
+    """The straight path of rectified flows and of flow matching: alpha = 1 - t, sigma = sigma_min + (1 - sigma_min) t."""
+
+    def __init__(self, sigma_min: float = 0.0):
+        super().__init__()
+        if not 0 <= sigma_min < 1:
+            raise UsageProblem(f"sigma_min is {sigma_min}, but must lie in [0, 1)")
+        self.sigma_min = sigma_min
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - _double(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return _double(t)
+        return self.sigma_min + (1 - self.sigma_min) * _double(t)
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = _double(t)
-        return -torch.ones_like(t), torch.ones_like(t)
+        return -torch.ones_like(t), torch.full_like(t, 1 - self.sigma_min)
 
     def time(self, log_snr: Tensor) -> Tensor:
-        return torch.sigmoid(-_double(log_snr) / 2)
+        if not self.sigma_min:
+            return torch.sigmoid(-_double(log_snr) / 2)
+        signal = torch.exp(_double(log_snr) / 2)
+        return (1 - self.sigma_min * signal) / (1 + (1 - self.sigma_min) * signal)
 
 
 class Learned(VariancePreserving):

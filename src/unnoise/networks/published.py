@@ -69,6 +69,10 @@ ADM_CLASSIFIER = {
 }
 """And the classifiers that guide them, for `build_encoder`."""
 
+FLOW_MATCHING_CIFAR10 = UNetOptions(  # Lipman et al. 2023: 32x32, attention at 16
+    channels=256, mult=(1, 2, 2, 2), blocks=2, attention=(2,), channels_per_head=64
+)
+
 EDM_DDPMPP_CIFAR10 = UNetOptions(  # Karras et al. 2022, table 7: 32x32, attention at 16, 55.7 M
     channels=128,
     mult=(2, 2, 2),

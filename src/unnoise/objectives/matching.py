@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..couplings import Coupling
 from ..denoisers.denoiser import Cond, Denoiser, NetworkDenoiser
 from ..denoisers.guidance import drop
 from ..denoisers.preconditioning import KINDS, relation
@@ -21,7 +22,7 @@ from ..errors import UsageProblem, unknown
 from ..processes import Process
 from ..processes.gaussian import Point
 from ..rng import Rng
-from ..scalars import Scalar, times
+from ..scalars import Scalar, plus, times
 from .objective import Loss, Objective
 from .times import Times
 from .weightings import NAMED, Weighting
@@ -42,6 +43,7 @@ class Matching(Objective):
     weighting a name of WEIGHTINGS, a `Weighting` with its parameters, or any function of the point (its log_snr, alpha, sigma).
     times     the distribution of t.
     drop      the probability with which an example loses its condition, for classifier-free guidance.
+    coupling  which noise goes with which data; drawn independently, if left out.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Matching(Objective):
         times: Times,
         weighting: str | Callable[[Point], Scalar] = "constant",
         drop: float = 0.0,
+        coupling: Coupling | None = None,
     ):
         super().__init__()
         if isinstance(weighting, str) and weighting not in WEIGHTINGS:
@@ -58,7 +61,7 @@ class Matching(Objective):
             raise UsageProblem(f"the probability of dropping the condition is {drop}, but must lie in [0, 1]")
         if compare not in (*KINDS, "F"):
             raise unknown("kind of prediction", compare, [*KINDS, "F"])
-        self.compare, self.times, self.drop = compare, times, drop
+        self.compare, self.times, self.drop, self.coupling = compare, times, drop, coupling
         self.weighting = WEIGHTINGS[weighting] if isinstance(weighting, str) else weighting
 
     def relation(self, denoiser: Denoiser | Process, point: Point) -> tuple[Scalar, Scalar]:
@@ -80,9 +83,13 @@ class Matching(Objective):
     def forward(self, denoiser: Denoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:
         process = denoiser.process
         t, importance = self.times.sample(process, rng)
+        eps = None
+        if self.coupling is not None:
+            x0, cond, eps = self.coupling(x0, cond, rng)
         if self.drop > 0:
             cond = drop(cond, rng.bernoulli(self.drop))
-        xt = process.corrupt(x0, t, rng)
+        law = process.marginal(x0, t)
+        xt = law.sample(rng) if eps is None else plus(law.mean, law.std, eps)  # type: ignore[attr-defined]
         return self.compare_at(denoiser, x0, xt, t, cond, importance)
 
     def compare_at(self, denoiser: Denoiser, x0: Tensor, xt: Tensor, t: Tensor, cond: Cond, importance: Tensor) -> Loss:
