@@ -320,7 +320,7 @@ def larger_weights_cost_variety(lab) -> Finding:
 
 @claim(
     ADM,
-    "Trading variety for fidelity pays up to a point: weight 1 or 3 comes closer to the data than weights 0 and 10",
+    "Guiding an unconditional model pays up to a point: weight 1 or 3 comes closer to the data than weights 0 and 10",
     "classifier guidance",
 )
 def an_intermediate_weight_is_best(lab) -> Finding:
