@@ -27,7 +27,7 @@ from .training import Result, Run, TrainingOptions, train
 class Model:
     """A recipe's denoiser on data of a spec."""
 
-    def __init__(self, recipe: Recipe, spec: Spec, denoiser: Denoiser | None = None, seed: int = 0):
+    def __init__(self, recipe: Recipe, spec: Spec, denoiser: Denoiser[Any] | None = None, seed: int = 0):
         self.recipe, self.spec = recipe, spec
         self.source: dict[str, Any] | None = None  # the run, step and weights that `load` found
         if denoiser is None:

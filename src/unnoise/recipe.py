@@ -273,7 +273,7 @@ class Recipe:
         """How data is destroyed."""
         raise NotImplementedError
 
-    def denoiser(self, spec: Spec) -> Denoiser:
+    def denoiser(self, spec: Spec) -> Denoiser[Any]:
         """The network on the process, freshly initialised."""
         raise NotImplementedError
 

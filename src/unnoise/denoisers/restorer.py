@@ -9,7 +9,7 @@ from ..processes import Process
 from .denoiser import Cond, Denoiser
 
 
-class Restorer(Denoiser):
+class Restorer(Denoiser[Process]):
     """x_0 = network(x_t, t steps - 1): told how many steps were taken, less one. It sees the data part of the state."""
 
     learned_range = False

@@ -21,7 +21,7 @@ from ..denoisers import Denoiser, Restorer
 from ..laws import Estimate
 from ..networks import UNetOptions
 from ..objectives import Objective, Restoration, UniformSteps
-from ..processes import Animorphosis, Blur, Cold, Colours, Degradation, Gaussian, Mask, Pixelation, Snow
+from ..processes import Animorphosis, Blur, Cold, Colours, Degradation, Gaussian, Mask, Pixelation, Process, Snow
 from ..recipe import Recipe, Sampling, Spec
 from ..rng import Rng
 from ..samplers import DDIM, Ancestral, Integers, Naive, sample
@@ -114,7 +114,7 @@ class ColdDiffusion(Recipe):
     def process(self) -> Cold:
         return Cold(self.destruction())
 
-    def denoiser(self, spec: Spec) -> Denoiser:
+    def denoiser(self, spec: Spec) -> Denoiser[Process]:
         process = self.process()
         return Restorer(self.build_network(spec), process, process.steps)
 
@@ -138,7 +138,9 @@ def degraded(process: Cold, x: Tensor, seeds: Sequence[int] | None = None) -> Te
     return process.corrupt(x, process.point(1.0), rng)
 
 
-def restore(denoiser: Denoiser, state: Tensor, shape: Sequence[int], naive: bool = False, steps: int | None = None):
+def restore(
+    denoiser: Denoiser[Any], state: Tensor, shape: Sequence[int], naive: bool = False, steps: int | None = None
+):
     """Images of `shape` from states D(x, T), by algorithm 2 or 1; in one naive step it is the direct reconstruction."""
     step = Naive() if naive else Ancestral()
     grid = Integers(steps or denoiser.process.steps)  # type: ignore[arg-type]
@@ -166,7 +168,7 @@ class _Drifting(_Fading):
         return x + self.rate * column(k, x).double() * torch.linspace(-1, 1, x.shape[-1], dtype=torch.float64)
 
 
-class _Guess(Denoiser):
+class _Guess(Denoiser[Cold]):
     """x_0 = rule(x_t, k)."""
 
     def __init__(self, process: Cold, rule: Callable[[Tensor, Tensor], Tensor]):

@@ -93,7 +93,7 @@ Watch = Callable[[int, Point, Tensor], None]
 
 @torch.no_grad()
 def sample(
-    denoiser: Denoiser,
+    denoiser: Denoiser[Any],
     step: Step,
     grid: Callable[[Process], Sequence[Point]],
     shape: Sequence[int],
