@@ -33,7 +33,7 @@ class TuneForm:
     """Another weight of guidance by the model's classifier than the run's own."""
     threshold: Literal["none", "clip", "dynamic"] | None = None
     """Another thresholding of guesses than the run's own."""
-    latents: int = 256
+    latents: int = 200
     """How many samples are compared."""
     weights: str = "ema"
     """ema, model (as trained, without averaging), or ema-power-..."""

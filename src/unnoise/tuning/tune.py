@@ -22,7 +22,7 @@ from .latents import Heard, Latents
 FIRST_SEED = 1 << 30
 """Of the latents: far from the seeds that people sample with, so that what is tuned is not seen again."""
 
-REFERENCE = 256
+REFERENCE = 200
 """Evaluations of the fine walk, or 8 times those tuned for, if that is more."""
 
 
@@ -53,7 +53,7 @@ def tune(
     guidance: float | None = None,
     threshold: str | None = None,
     classifier: float | None = None,
-    latents: int = 256,
+    latents: int = 200,
     heard: Heard = lambda n: None,
 ) -> Tuned:
     """Search grid and solver for `model` and a number of evaluations of its denoiser, in float32.
@@ -105,11 +105,13 @@ def bundle(
 
 
 def fit_count(latents: int, event: int) -> int:
-    """How many of the latents are fitted to: 64 images are enough for some dozens of coefficients; of small data, three of four."""
-    return min(latents * 3 // 4, 64) if event > 100 else latents * 3 // 4
+    """How many of the latents are fitted to: of small data three of four, of images as many as hold two million numbers, 16 to
+    64, which is plenty for some dozens of coefficients."""
+    most = max(16, min(64, 2_000_000 // event)) if event > 100 else latents
+    return min(latents * 3 // 4, most)
 
 
-def work(model: Model, evaluations: int, latents: int = 256) -> int:
+def work(model: Model, evaluations: int, latents: int = 200) -> int:
     """Guesses that `tune` makes, at most."""
     event = int(torch.Size(model.spec.shape).numel())
     count, candidates = fit_count(latents, event), len(families.family(evaluations, model.spec.std))
