@@ -44,7 +44,7 @@ def test_the_path_is_the_same_whatever_the_steps(kappa):
         fine.normal(x, y, LIKE) * abs(v - u) ** 0.5 for x, y, u, v in zip(at, at[1:], clock, clock[1:], strict=False)
     ]
     whole = torch.stack(parts).sum(0) / abs(clock[-1] - clock[0]) ** 0.5
-    torch.testing.assert_close(whole, a, rtol=0, atol=1e-4)  # float32 numbers, aligned with the pieces of the tree
+    torch.testing.assert_close(whole, a, rtol=0, atol=1e-10)  # aligned with the pieces of the tree
     assert not torch.equal(path(kappa, seed=1).normal(-3.0, 3.0, LIKE), a)
 
 
@@ -116,3 +116,29 @@ def test_order_along_the_path(step):
     points, other = levels(32, -1.5, 0.0), Rng.from_seeds([1])
     away = sample(TwoPoints(), step, lambda _: points, start.shape, start=start, rng=other, dtype=torch.float64)
     assert float((away - ends[-1]).square().mean().sqrt()) > 10 * errors[-1]
+
+
+def test_a_disturbed_state_is_the_mean_and_its_noise():
+    """The numbers of `normal_like`, in memory that is used again: what was given away before stays as it is."""
+    mean = torch.linspace(-1, 1, 3 * 2 * 40).reshape(3, 2, 40)
+    one, other = Rng.from_seeds([5, 7, 9]), Rng.from_seeds([5, 7, 9])
+    kept = one.normal(2, 40)
+    first, second = one.disturb(mean, 0.3), one.disturb(mean, 0.0)
+    last, shorter = one.disturb(mean, torch.full((3, 1, 1), 2.0)), one.disturb(mean[..., :8], 1.0)
+    assert torch.equal(kept, other.normal(2, 40))
+    assert torch.equal(first, torch.add(mean, other.normal(2, 40), alpha=0.3))
+    assert torch.equal(second, mean) and other.normal(2, 40).shape == mean.shape
+    assert torch.equal(last, mean + 2.0 * other.normal(2, 40))
+    assert torch.equal(shorter, mean[..., :8] + other.normal(2, 8))
+    assert torch.equal(one.normal(2, 40), other.normal(2, 40))
+
+
+def test_a_sum_never_writes_into_its_terms():
+    from unnoise.scalars import combine
+
+    x, y, z = (torch.full((3,), v) for v in (1.0, 2.0, 3.0))
+    for first in (1.0, 1, 2.0, torch.tensor(1.0)):
+        total = combine((first, x), (0.5, y), (torch.tensor(2.0), z), (1.0, y))
+        assert torch.equal(total, torch.full((3,), float(first) + 1.0 + 6.0 + 2.0))
+    assert [v[0].item() for v in (x, y, z)] == [1.0, 2.0, 3.0]
+    assert combine((1.0, x)) is x

@@ -8,6 +8,7 @@ from unnoise.errors import UsageProblem
 from unnoise.laws import Estimate
 from unnoise.oracles import gaussian
 from unnoise.papers.dpm_solver import DPMSolver as Recipe
+from unnoise.papers.seeds import SEEDS as SeedsRecipe
 from unnoise.processes import Gaussian
 from unnoise.recipe import Sampling
 from unnoise.samplers import (
@@ -78,6 +79,7 @@ from unnoise.schedules import EDM, Schedule
         (lambda: Recipe(method="singlestep", order=3, evaluations=3), "cost more than 3"),
         (lambda: Recipe(method="adaptive", order=1), "order 2 or 3"),
         (lambda: Recipe(method="adaptive", algorithm="sde-dpm-solver++"), "no noise"),
+        (lambda: SeedsRecipe(s_churn=10.0), "leave s_churn at 0"),
     ],
 )
 def test_when_a_sampler_is_built(build, words):
@@ -167,3 +169,8 @@ def test_what_such_a_process_can_have(step):
 def test_sampling_by_name_refuses_too():
     with pytest.raises(UsageProblem, match="take 3 steps or more"):
         Sampling(Heun(), LogSNR(2)).changed(sampler="dpm-solver++", options={"terms": "3"})
+
+
+def test_seeds_without_noise_of_its_own_goes_with_churn():
+    sampling = SeedsRecipe(s_churn=10.0, eta=0.0).sampling()
+    assert isinstance(sampling.step, Churn) and sampling.step.inner == SEEDS(eta=0.0, scale=0.5)

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..errors import UsageProblem
 from ..oracles import gaussian
 from ..processes import Gaussian
 from ..processes.gaussian import Point
@@ -57,6 +58,10 @@ class SEEDS(EDM):
     sampling_steps: int = 11
     """Steps of the sampler: one evaluation for each stage of each, but for the last."""
 
+    def __post_init__(self) -> None:
+        if self.s_churn and self.eta:
+            raise UsageProblem("seeds draws the noise of the reverse SDE already; leave s_churn at 0, or set eta to 0")
+
     @classmethod
     def paper(cls) -> SEEDS:
         """CIFAR-10, class-conditional, 130 evaluations."""
@@ -69,7 +74,8 @@ class SEEDS(EDM):
         formula = {"a": "dpmsolver", "b": "taylor"}[self.formula]
         scale = self.sigma_data or 0.5
         step = Step(self.stages, variable, coordinate, formula, eta=self.eta, scale=scale, noise=self.noise)
-        return Sampling(step, Karras(self.sampling_steps, self.sigma_min))
+        walker = Churn(step, s_churn=self.s_churn) if self.s_churn else step
+        return Sampling(walker, Karras(self.sampling_steps, self.sigma_min))
 
 
 # Exact checks.
