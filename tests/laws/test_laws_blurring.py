@@ -249,6 +249,19 @@ def test_the_loss_is_the_papers():
     torch.testing.assert_close(loss, (noise - torch.sin(z)).square().flatten(1).mean(1), rtol=1e-7, atol=1e-9)
 
 
+def test_the_loss_weights_all_frequencies_of_the_noise_alike():
+    process, t = Blurring(blur=3.0).process((SIZE, SIZE)), torch.linspace(0.1, 0.9, 7, dtype=torch.float64)
+    assert torch.equal(Matching("eps", UniformTimes()).on_eps(process, t)[0], torch.ones(7, dtype=torch.float64))
+    with pytest.raises(UsageProblem, match="each frequency"):
+        Matching("x0", UniformTimes()).on_eps(process, t)
+
+
+def test_grey_levels_are_not_decoded_frequency_by_frequency(scene):
+    _, mean, _, oracle = scene
+    with pytest.raises(UsageProblem, match="method flow"):
+        likelihood(oracle, mean[None], "bound", levels=256)
+
+
 def test_bfloat16_is_for_the_network_alone():
     """Under autocast the state's transform keeps float32's digits."""
     x = parts.normal(2, 1, 28, 28).float()

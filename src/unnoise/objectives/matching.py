@@ -104,11 +104,16 @@ class Matching(Objective):
 
     def on_eps(self, on: Denoiser | Process, t: Tensor) -> tuple[Tensor, Times]:
         process = on if isinstance(on, Process) else on.process
-        point = process.with_derivatives(t, torch.zeros(len(t), 1, dtype=torch.float64))  # type: ignore[attr-defined]
+        point = process.with_derivatives(t, torch.zeros(len(t), 1, 1, 1, dtype=torch.float64))  # type: ignore[attr-defined]
         _, q = self.relation(on, point)
         compared = self.weight(point, q, self.times.density(process, t))
         on_eps = torch.as_tensor(compared * (torch.as_tensor(q) / relation("eps", point)[1]) ** 2)
-        return on_eps.double().expand(len(t), 1)[:, 0], self.times
+        rows = on_eps.double().expand(len(t), *on_eps.shape[1:] or (1,)).flatten(1)
+        if not torch.allclose(rows, rows[:, :1]):
+            raise UsageProblem(
+                "this loss weights each frequency of the noise in its own way, so it implies no one weighting of log-SNR"
+            )
+        return rows[:, 0], self.times
 
     def observe(self, loss: Loss) -> None:
         if loss.t is not None and loss.unweighted is not None:
