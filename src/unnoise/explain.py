@@ -75,13 +75,13 @@ def noise_levels(process: Any, count: int) -> tuple[Tensor, Tensor]:
         )
     if count < 2:
         raise UsageProblem(f"{count} noise levels make no curve; take 2 or more")
+    if process.by_frequency:
+        raise UsageProblem(
+            "this process has one log-SNR for each frequency, so there is no one axis to show its loss on"
+        )
     schedule = process.schedule
     with torch.no_grad():
         ends = schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).clamp(-20, 20)
-        if ends.ndim > 1:
-            raise UsageProblem(
-                "this process has one log-SNR for each frequency, so there is no one axis to show its loss on"
-            )
         steps = getattr(schedule, "steps", None)
         if steps is not None:
             ends[1] = ends[1].clamp(max=float(schedule.log_snr(torch.tensor(1 / steps, dtype=torch.float64))))

@@ -10,8 +10,9 @@ from probes import OneHot, slope
 from unnoise.denoisers import NetworkDenoiser, Raw
 from unnoise.denoisers.preconditioning import KINDS
 from unnoise.errors import UsageProblem
+from unnoise.explain import noise_levels
 from unnoise.likelihood import Flow, likelihood
-from unnoise.objectives import Matching
+from unnoise.objectives import Matching, implied_weighting
 from unnoise.objectives import Uniform as UniformTimes
 from unnoise.oracles import gaussian
 from unnoise.papers.blurring import Blurring
@@ -254,6 +255,10 @@ def test_the_loss_weights_all_frequencies_of_the_noise_alike():
     assert torch.equal(Matching("eps", UniformTimes()).on_eps(process, t)[0], torch.ones(7, dtype=torch.float64))
     with pytest.raises(UsageProblem, match="each frequency"):
         Matching("x0", UniformTimes()).on_eps(process, t)
+    with pytest.raises(UsageProblem, match="one log-SNR for each frequency"):
+        implied_weighting(Matching("eps", UniformTimes()), process)
+    with pytest.raises(UsageProblem, match="one log-SNR for each frequency"):
+        noise_levels(process, 5)
 
 
 def test_grey_levels_are_not_decoded_frequency_by_frequency(scene):

@@ -205,11 +205,11 @@ def implied_weighting(
     process = on if isinstance(on, Process) else on.process
     if not isinstance(process, Gaussian):
         raise UsageProblem(f"a {type(process).__name__} process has no log-SNR, so nothing is weighted by it")
+    if process.by_frequency:
+        raise UsageProblem("this process has one log-SNR for each frequency, so nothing is weighted by one of them")
     schedule = process.schedule
     with torch.no_grad():
         ends = schedule.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).clamp(-20, 20)
-        if ends.ndim > 1:
-            raise UsageProblem("this process has one log-SNR for each frequency, so nothing is weighted by one of them")
         if log_snr is None:
             log_snr = torch.linspace(float(ends[0]), float(ends[1]), count + 2, dtype=torch.float64)[1:-1]
         log_snr = log_snr.double()

@@ -93,6 +93,11 @@ class Gaussian(Process, Generic[S]):
         super().__init__()
         self.schedule, self.basis = schedule, basis or Identity()
 
+    @property
+    def by_frequency(self) -> bool:
+        """Whether each coordinate has a noise level of its own, as blurring's frequencies have."""
+        return isinstance(self.point(0.5).ratio, Tensor)
+
     def points(self, times: Sequence[Scalar] | Tensor) -> list[Point]:
         t = torch.as_tensor(times, dtype=torch.float64)
         with torch.no_grad():
