@@ -11,13 +11,13 @@ from unnoise.denoisers import NetworkDenoiser, Raw
 from unnoise.denoisers.preconditioning import KINDS
 from unnoise.errors import UsageProblem
 from unnoise.explain import noise_levels
-from unnoise.likelihood import Flow, likelihood
+from unnoise.likelihood import Flow, likelihood, variational_bound
 from unnoise.objectives import Matching, implied_weighting
 from unnoise.objectives import Uniform as UniformTimes
 from unnoise.oracles import gaussian
 from unnoise.papers.blurring import Blurring
 from unnoise.processes import DCT, Dissipating, Gaussian
-from unnoise.samplers import Adams, SingleStep, Uniform, sample
+from unnoise.samplers import Adams, Ancestral, SingleStep, Uniform, sample
 from unnoise.schedules import Cosine
 
 SIZE = 4
@@ -261,6 +261,20 @@ def test_the_loss_weights_all_frequencies_of_the_noise_alike():
         noise_levels(process, 5)
 
 
+def test_the_bound_of_the_exact_guess_is_the_entropy(scene):
+    """With its own variances the reverse chain of Gaussian data is the true one, whatever the number of steps."""
+    process, mean, variance, oracle = scene
+    n = 4000
+    x0 = process.data(mean + variance.sqrt() * parts.normal(n, 1, SIZE, SIZE, seed=6))
+    rng = parts.Together(n, seed=8)
+    terms = variational_bound(oracle, Ancestral(variance="optimal"), Uniform(25)(process), x0, rng)
+    nats = terms.total * SIZE**2 * math.log(2)
+    entropy = float((0.5 * (2 * math.pi * math.e * variance).log()).sum())
+    assert float(nats.mean()) == pytest.approx(entropy, abs=4.5 * float(nats.std()) / n**0.5)
+    plain = variational_bound(oracle, Ancestral(), Uniform(25)(process), x0, parts.Together(n, seed=8))
+    assert float(plain.total.mean()) > float(terms.total.mean()) + 0.05  # and any other variances pay for it
+
+
 def test_grey_levels_are_not_decoded_frequency_by_frequency(scene):
     _, mean, _, oracle = scene
     with pytest.raises(UsageProblem, match="method flow"):
@@ -283,3 +297,17 @@ def test_likelihood_of_the_flow(scene):
     found = likelihood(oracle, process.data(u), Flow(solver="rk4", steps=200, divergence="exact")).nats
     expected = (0.5 * (u - mean) ** 2 / variance + 0.5 * (2 * math.pi * variance).log()).flatten(1).sum(1)
     assert float((found - expected).abs().max()) < 0.02 * expected.abs().max()
+
+
+@pytest.mark.parametrize("step", ["ancestral", "ddim"])
+def test_float32_is_enough_though_alpha_spans_five_powers_of_ten(step):
+    """The guess of a lost frequency is a hundred thousand times its share of the state; the walk never sees the difference."""
+    process = Blurring(blur=20.0).process((32, 32))
+    denoiser = NetworkDenoiser(Mixing(), process, Raw("eps", scale=1.0))
+    single, double = (
+        sample(
+            denoiser, parts.STEPS[step], lambda p: p.points([1 - 0.1 * i for i in range(10)]), (2, 1, 32, 32), dtype=d
+        )
+        for d in (torch.float32, torch.float64)
+    )
+    assert float((single.double() - double).norm() / double.norm()) < 1e-4
