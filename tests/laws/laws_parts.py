@@ -48,6 +48,7 @@ from unnoise.samplers import (
     Heun,
     Langevin,
     Levels,
+    Naive,
     PredictorCorrector,
     ReverseDiffusion,
     SDEDPMSolverMultistep,
@@ -65,11 +66,13 @@ SCHEDULES = {
     "cosine": S.Cosine(),
     "VE": S.VE(),
     "ladder": S.Geometric(0.01, 50.0, 200),
-    "EDM": S.EDM(),
     "exponential VE": S.ExponentialVE(),
+    "EDM": S.EDM(),
     "rectified": S.Rectified(),
     "learned": S.Learned(-12.0, 12.0, units=16).requires_grad_(False),
 }
+
+BY_FREQUENCY = {"dissipating": Dissipating(S.Cosine(-10.0, 10.0), (4, 4))}  # see test_laws_blurring.py
 
 PRECONDITIONINGS = {
     **{f"raw {kind}": P.Raw(kind) for kind in P.KINDS},
@@ -81,10 +84,10 @@ PRECONDITIONINGS = {
     "VP": P.VP(),
     "VE": P.VE(),
     "blind": P.Blind(),
+    "whitened": Whitened(0.5),
     "IDDPM": P.IDDPM(),
 }
 
-    "whitened": Whitened(0.5),
 TIMES = {
     "uniform": T.Uniform(0.001),
     "steps": T.UniformSteps(1000),
@@ -108,6 +111,7 @@ STEPS = {
     "ancestral, optimal": Ancestral(variance="optimal"),
     "ancestral, learned": Ancestral(variance="learned"),
     "guided ancestral": GuidedAncestral(),
+    "naive": Naive(),
     "churn heun": Churn(s_churn=20, s_noise=1.0),
     "churn euler": Churn(Euler(), s_churn=20, s_noise=1.0),
     "euler-maruyama": EulerMaruyama(),
@@ -162,7 +166,7 @@ ADAPTIVE = {name for name, step in STEPS.items() if isinstance(step, Adaptive)}
 CORRECTORS = {
     name
     for name, step in STEPS.items()
-    if isinstance(step, Corrector) or (isinstance(step, PredictorCorrector) and step.predictor is None)
+    if isinstance(step, (Corrector, Naive)) or (isinstance(step, PredictorCorrector) and step.predictor is None)
 }  # by themselves: biased, and orderless
 
 GRIDS = {

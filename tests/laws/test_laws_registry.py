@@ -16,7 +16,7 @@ ABSTRACT = {VariancePreserving}
 @pytest.mark.parametrize(
     "base, instances",
     [
-        (Schedule, parts.SCHEDULES),
+        (Schedule, parts.SCHEDULES | parts.BY_FREQUENCY),
         (Preconditioning, parts.PRECONDITIONINGS),
         (Times, parts.TIMES),
         (Grid, parts.GRIDS),
