@@ -1,4 +1,4 @@
-"""Couplings: the plan of a batch is the best of all permutations; paths join the pairs they were given; replayed pairs stay pairs."""
+"""Couplings: the plan of a batch is the best of all permutations; paths join their pairs; replayed pairs stay pairs."""
 
 from itertools import permutations
 
