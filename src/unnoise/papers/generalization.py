@@ -511,7 +511,7 @@ def networks_stop_early_too(lab) -> Finding:
 def later_samples_are_copies(lab) -> Finding:
     data = lab.data("digits").batch(range(50)).x.flatten(1)
     fresh = nearest_neighbour_distance(lab.held_out("digits").flatten(1), data).median()
-    shown, found, best = (50, 100, 200, 400, 800), [], []
+    shown, found, best = [50 * 2**i for i in range(5) if 50 * 2**i <= STEPS[-1]], [], []
     for seed in lab.seeds:
         model = _trained(lab, seed, STEPS[-1], limit=50)
         losses = _held_out_losses(lab, seed, 50)
@@ -527,10 +527,10 @@ def later_samples_are_copies(lab) -> Finding:
             line = axes.plot(list(row), list(row.values()), "o-", label=f"seed {seed}")[0]
             axes.plot(stop, row[stop], "s", markersize=9, fillstyle="none", color=line.get_color())
         axes.axhline(1, color="grey", linestyle=":", label="held-out images")
-        axes.set(xscale="log", ylim=(0, None), xticks=shown, xticklabels=shown, xlabel="steps of 64 images")
+        axes.set(xscale="log", yscale="log", xticks=shown, xticklabels=shown, xlabel="steps of 64 images")
+        axes.set_xticks([], minor=True)
         axes.set(ylabel="distance to the nearest of 50 training images,\nrelative to held-out images")
         axes.set(title="samples of a U-Net; squares: least held-out loss")
-        axes.minorticks_off()
         axes.legend()
 
     margins = [row[stop] - row[STEPS[-1]] for row, stop in zip(found, best, strict=True)]
