@@ -91,3 +91,15 @@ def test_independent_noise_needs_no_coupling():
     a = Matching("velocity", Uniform(0.1))(oracle, x0, None, Rng.from_seeds(range(4)))
     b = Matching("velocity", Uniform(0.1), coupling=drawn)(oracle, x0, None, Rng.from_seeds(range(4)))
     torch.testing.assert_close(a.per_example, b.per_example)
+
+
+def test_the_straight_path_may_leave_noise_in_the_data():
+    """Its inverse in log-SNR, its derivatives and its ends."""
+    path, t = Rectified(0.05), torch.linspace(0, 0.99, 12, dtype=torch.float64)
+    torch.testing.assert_close(path.time(path.log_snr(t)), t, atol=1e-12, rtol=0)
+    h = 1e-6
+    slopes = [(f(t + h) - f(t - h)) / (2 * h) for f in (path.alpha, path.sigma)]
+    for exact, measured in zip(path.derivatives(t), slopes, strict=True):
+        torch.testing.assert_close(exact, measured, atol=1e-9, rtol=0)
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert path.sigma(ends).tolist() == [0.05, 1.0] and path.alpha(ends).tolist() == [1.0, 0.0]
