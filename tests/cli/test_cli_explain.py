@@ -105,16 +105,13 @@ def test_mistakes_are_told_in_a_sentence(refused, edm, tmp_path):
 def test_processes_without_one_log_snr_are_refused():
     from unnoise.errors import UsageProblem
     from unnoise.processes import Process
+    from unnoise.processes.dissipation import Dissipating
     from unnoise.schedules import Cosine
 
     class Cold(Process):
         pass
 
-    class Each(Cosine):
-        def log_snr(self, t):
-            return super().log_snr(t)[..., None, None] * torch.ones(2, 2)
-
     with pytest.raises(UsageProblem, match="has no log-SNR"):
         noise_levels(Cold(), 5)
     with pytest.raises(UsageProblem, match="for each frequency"):
-        noise_levels(Gaussian(Each(), DCT()), 5)
+        noise_levels(Gaussian(Dissipating(Cosine(), (8, 8)), DCT()), 5)
