@@ -60,8 +60,10 @@ class VDM(Recipe):
     """Steps T of the bound it is trained by; none for continuous time."""
     sampling_steps: int = 250
     """Steps of the sampler."""
-    network: UNetOptions = UNetOptions(channels=32, mult=(1,), blocks=2, attention=(), conditioning="add", dropout=0.1)
-    training: Training = replace(LAPTOP_TRAINING, precision="fp32", betas=(0.9, 0.99))
+    network: UNetOptions = UNetOptions(
+        channels=32, mult=(1,), blocks=1, attention=(), middle_attention=False, conditioning="add", dropout=0.1
+    )
+    training: Training = replace(LAPTOP_TRAINING, steps=800, precision="fp32", betas=(0.9, 0.99), checkpoint_every=200)
 
     @classmethod
     def paper(cls) -> VDM:
