@@ -23,8 +23,8 @@ class KnownForm:
     enlarge: int | None = None
     """The image, scaled to the samples' size divided by this number, is what they look like made that much smaller."""
     covariance: Literal["equal", "jacobian"] = "equal"
-    """How what is known tells of the rest: equal, by one call of the network a step; jacobian, by four times the work, better
-    where few steps are taken or little is known."""
+    """How what is known tells of the rest: equal, through what the network sees of it, by one call a step; jacobian, by how
+    the network's guess hangs together as well, at about four times the work."""
 
 
 def known(form: KnownForm, model: Any) -> tuple[list[Any], dict[str, Any] | None]:
