@@ -62,14 +62,14 @@ def test_every_paper_has_what_the_shelf_shows(slug):
 def held_out_error(model: Model) -> float:
     """Mean square error of the guess of held-out digits at sigma / alpha = 1/2, as one of the noise, relative to that of the
     best guess which knows only the variance of the data. With blur, at less noise: where all frequencies are still heard.
-    Without noise: relative to that of the degraded digits, at t = 1/4.
+    Without noise: relative to that of the degraded digits, at t = 1/10.
     """
     data = load("digits", "held-out")
     x0, process = data.batch(range(len(data))).x, model.denoiser.process
     noisy = isinstance(process, Gaussian)
-    quarter = torch.tensor(0.25, dtype=torch.float64)
+    tenth = torch.tensor(0.1, dtype=torch.float64)
     log_snr = 3.5 if noisy and process.by_frequency else math.log(4)
-    t = (process.schedule.time(log_snr) if noisy else quarter).expand(len(x0))
+    t = (process.schedule.time(log_snr) if noisy else tenth).expand(len(x0))
     xt = process.corrupt(x0, t, Rng.from_seeds(range(len(x0))))
     cond = {"label": data.labels} if model.recipe.conditional else None
     error = model.denoiser(xt, t, cond).mean - x0

@@ -183,7 +183,9 @@ def _distances(lab, **models):
 @claim(Blurring, "At equal budget, blur beside the noise samples better than noise alone", "the paper")
 def blur_helps(lab) -> Finding:
     rows, numbers = _distances(lab, plain={"blur": 0.0}, blurred={"blur": 3.0})
-    return Finding.over_seeds([row["plain"] - row["blurred"] for row in rows], numbers)
+    shown = {f"blur {blur:g}": lab.samples(_digits(lab, lab.seeds[0], blur=blur), 400) for blur in (0.0, 3.0)}
+    pictures = [lab.gallery_of("samples", shown)]
+    return Finding.over_seeds([row["plain"] - row["blurred"] for row in rows], numbers, pictures)
 
 
 @claim(Blurring, "There is a best width of the blur: a width of 1 samples better than none, and than 3", "the paper")

@@ -121,6 +121,20 @@ class Lab:
         draw(self.gallery / f"{name}.png", paint, panels)
         return name
 
+    def gallery_of(self, name: str, rows: dict[str, Tensor], columns: int = 12) -> str:
+        """As `picture`: images of one channel or three in [-1, 1], the first `columns` of each named row."""
+
+        def paint(axes):
+            shown = [torch.cat(list(x[:columns]), 2) for x in rows.values()]
+            sheet = ((torch.cat(shown, 1).clamp(-1, 1) + 1) / 2).permute(1, 2, 0)
+            axes.imshow(sheet.expand(-1, -1, 3).numpy(), interpolation="nearest")
+            height = sheet.shape[0] / len(rows)
+            axes.set_yticks([(i + 0.5) * height for i in range(len(rows))], list(rows))
+            axes.set_xticks([])
+            axes.grid(False)
+
+        return self.picture(name, paint)
+
     def bits(self, model: Model, reverse: Ancestral, grid: Grid, count: int = 48) -> BoundTerms:
         """The bound of the first `count` held-out images along a grid, bits/dim, with the guess clipped as the papers do."""
         x0 = self.held_out(model.recipe.data)[:count]
