@@ -179,7 +179,7 @@ def test_factors_of_min_snr_on_each_kind():
         torch.testing.assert_close(objective.weight(point, q, torch.ones(9)), expected, rtol=1e-10, atol=0)
 
 
-def test_p2_of_its_sheet():
+def test_p2_on_the_linear_chain():
     """Linear betas, T = 1000: gamma 1 gives 1 - abar exactly; means over the chain 0.806 and 0.724."""
     process = Gaussian(FromBetas(linear_betas(1000)))
     t = torch.arange(1, 1001).double() / 1000

@@ -156,7 +156,7 @@ def test_the_whole_walk_down_a_ladder_follows_the_recursion():
     assert variances[1] == pytest.approx(one_level + from_the_last, rel=1e-9)
 
 
-def test_two_distant_modes_of_the_sheet():
+def test_two_distant_modes():
     """Share at the mode of weight 0.2: 0.497 for plain Langevin, which remembers its start, and 0.230 annealed."""
     modes = finite_set(torch.tensor([[-5.0, -5.0], [5.0, 5.0]]))
     modes.log_weights = torch.tensor([0.2, 0.8], dtype=torch.float64).log()

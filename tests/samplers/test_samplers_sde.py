@@ -86,7 +86,7 @@ def test_without_noise_euler_maruyama_is_euler():
     assert EulerMaruyama(0.0).order == 1 and EulerMaruyama().order is None
 
 
-def test_euler_maruyama_of_the_sheet():
+def test_euler_maruyama_of_vp():
     """Reverse SDE of VP, data N(0, 1/4): variance errors 5.9e-3, 2.9e-3 at N = 250, 500."""
     process = Gaussian(LinearVP())
     low, errors = process.point(1e-3), []
@@ -122,7 +122,7 @@ def test_reverse_diffusion_of_the_chains():
         torch.testing.assert_close(ancestral, (x + b * score) / kept + std * z, rtol=1e-9, atol=1e-12)
 
 
-def test_the_chains_flow_is_biased_as_the_sheet_says():
+def test_the_chains_flow_is_biased():
     """On N(0, 1) the exact flow is the identity; the reverse-diffusion one of 1000 steps stretches by 1.0170."""
     chain = FromBetas(0.1 / 1000 + (20 - 0.1) / 1000 * (torch.arange(1, 1001).double() / 1000))
     points = Gaussian(chain).points([i / 1000 for i in range(1000, 0, -1)])
@@ -242,7 +242,7 @@ def test_published_ladders(levels, top, dimension, gamma, share):
     assert spacing(dimension, overlap(ladder.gamma, dimension)) == pytest.approx(ladder.gamma, rel=1e-9)
 
 
-def test_spacing_and_steps_of_the_sheet():
+def test_spacing_and_published_steps():
     assert spacing(3072, 0.5) == pytest.approx(1.0397964, abs=1e-6)
     assert overlap(1.6681, 3072) == pytest.approx(0, abs=1e-12)  # NCSN's ten levels
     for gamma, corrections, expected in (
