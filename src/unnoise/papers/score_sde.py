@@ -111,7 +111,9 @@ class ScoreSDE(Recipe):
         if self.sde != "ve":
             return (LinearVP if self.sde == "vp" else SubVP)(self.beta_min, self.beta_max)
         if self.sigma_max is None and shape is None:
-            raise UsageProblem("the largest noise level of this score-sde is left to its data; give sigma_max, or train it")
+            raise UsageProblem(
+                "the largest noise level of this score-sde is left to its data; give sigma_max, or train it"
+            )
         return VE(self.sigma_min, self.sigma_max or 2 * math.prod(shape or ()) ** 0.5)
 
     def process(self) -> Gaussian:
