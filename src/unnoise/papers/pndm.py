@@ -225,23 +225,27 @@ def multistep_beats_runge_kutta(lab) -> Finding:
     )
 
 
-@claim(
-    PNDM, "With about 20 evaluations, pictures of F-PNDM and S-PNDM are better than DDIM's", "tables of FID by steps"
-)
-def better_pictures_than_ddim(lab) -> Finding:
+def _pictures(lab, kind: str, steps: int) -> Finding:
+    """How much nearer the held-out digits than DDIM's with 25 evaluations the pictures of PNDM are."""
     margins, numbers = [], {}
-    cases = {
-        "F-PNDM, 19 evaluations": (Step("F"), _leading(10)),
-        "S-PNDM, 21 evaluations": (Step("S"), _leading(20)),
-        **DDIM_25,
-    }
+    cases = {"PNDM": (Step(kind), _leading(steps)), **DDIM_25}
     for seed in lab.seeds:
         model, held_out = lab.digits(DDPM, seed), lab.held_out("digits")
         found = {name: lab.frechet(lab.samples(model, 400, Sampling(*pair)), held_out) for name, pair in cases.items()}
-        *ours, ddim = found.values()
-        margins.append(ddim - max(ours))
+        ours, ddim = found.values()
+        margins.append(ddim - ours)
         numbers[f"seed {seed}"] = found
     return Finding.over_seeds(margins, {"measure": "frechet[classifier:digits], 400 samples", **numbers})
+
+
+@claim(PNDM, "S-PNDM with 21 evaluations makes better pictures than DDIM with 25", "tables of FID by steps")
+def two_noises_make_better_pictures(lab) -> Finding:
+    return _pictures(lab, "S", 20)
+
+
+@claim(PNDM, "F-PNDM with 19 evaluations makes better pictures than DDIM with 25", "tables of FID by steps")
+def four_noises_make_better_pictures(lab) -> Finding:
+    return _pictures(lab, "F", 10)
 
 
 untestable(
