@@ -39,6 +39,17 @@ def test_ncsn_matches_scores_or_slices_of_any_weight():
     torch.testing.assert_close(unweighted.weight, even.weight / sigma**2)
 
 
+def test_slices_are_trained_in_full_precision(tmp_path):
+    """U-Nets are not differentiated twice in bfloat16: that is chosen where nothing else was asked for, and told where it was."""
+    for precision in ("auto", "fp32"):
+        sliced = recipe("ncsn", loss="sliced", training=replace(BRIEF, precision=precision))
+        _, result = train_model(sliced, load("digits"), tmp_path / precision, preview=False)
+        assert result.steps == 4
+    with pytest.raises(UsageProblem, match="precision fp32"):
+        asked = recipe("ncsn", loss="sliced", training=replace(BRIEF, precision="bf16"))
+        train_model(asked, load("digits"), tmp_path / "bf16", preview=False)
+
+
 @pytest.mark.parametrize("blind", [True, False])
 @pytest.mark.parametrize("slug", ["ncsn", "ncsnv2"])
 def test_the_papers_network_trains_and_samples(slug, blind, tmp_path):

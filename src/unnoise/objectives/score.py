@@ -35,8 +35,10 @@ class Sliced(Matching):
 
     projections  vectors v for each example, "rademacher" or "gaussian".
 
-    The network is differentiated twice, in full precision whatever the training's: about three times the work.
+    The network is differentiated twice, in full precision: about three times the work.
     """
+
+    full_precision = True
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ def train(
     objective   objective(denoiser, x0, cond, rng, turn) -> Loss (a dataclass of tensors (batch,), see `objectives`); may offer
                 `turns`, the names of the updates of one step; `parameters_of(denoiser, turn)`, what each moves;
                 `turn_options[turn]`, its own lr, betas, eps, weight_decay; `observe(loss)`, called after each update
-                with the loss of the whole global batch
+                with the loss of the whole global batch; `full_precision`, where it differentiates the network twice
     dataset     len(dataset); dataset.batch(indices) -> object with x (batch, ...) and cond (dict of tensors, or None)
     preview     preview(denoiser, step, folder) leaves pictures in the folder; the denoiser holds the averaged weights
     on_step     gets each line of metrics as a dict
@@ -67,7 +67,7 @@ def train(
     device = accelerator.device
     with ExitStack() as stack:
         stack.enter_context(one_voice(accelerator))
-        options = replace(options, precision=_precision(options, accelerator))
+        options = replace(options, precision=_precision(options, objective, accelerator))
         on_main(accelerator, lambda: stack.enter_context(run.locked()) and None)
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         learner = Learner(objective, denoiser, options, accelerator)
@@ -76,12 +76,16 @@ def train(
         return _Training(learner, dataset, options, run, preview, on_step).finish()
 
 
-def _precision(options: TrainingOptions, accelerator) -> str:
+def _precision(options: TrainingOptions, objective, accelerator) -> str:
     from ..runtime import best_precision, tune_allocator
 
     if accelerator.device.type == "cpu":
         tune_allocator()
     precision = best_precision(accelerator.device) if options.precision == "auto" else options.precision
+    if any(getattr(part, "full_precision", False) for part in objective.modules()) and precision != "fp32":
+        if options.precision != "auto":
+            raise UsageProblem("this objective differentiates the network twice, in full precision; use --precision fp32")
+        precision = "fp32"
     if precision == "fp16" and accelerator.is_fsdp2:
         raise UsageProblem("float16 does not go together with sharded training; use --precision bf16")
     return precision
