@@ -143,26 +143,22 @@ def table(found: dict) -> str:
     lines += ["`python -m benchmarks solvers`; all numbers: solvers.json. `tuned`: what `unnoise tune` finds.", ""]
     for work, part in found.items():
         lines += [f"## {work}", "", f"Measure: {part['measure']}.", ""]
+        rows = {int(calls): row for calls, row in part["errors"].items()}
         for group, title in GROUPS.items():
             libraries = [
-                lib for lib in ("unnoise", "diffusers", "azula") if group in _row(part, BUDGETS[-1]).get(lib, {})
+                lib for lib in ("unnoise", *LIBRARIES) if any(group in row.get(lib, {}) for row in rows.values())
             ]
             tuned = ["tuned"] if group == "any" else []
             head = ["calls", *tuned, *libraries, "ours / theirs", *(["tuned / theirs"] if tuned else [])]
             lines += [f"### {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-            for calls in BUDGETS:
-                row = _row(part, calls)
-                best = {lib: row[lib].get(group) for lib in (*tuned, *libraries)}
+            for calls, row in rows.items():
+                best = {lib: row.get(lib, {}).get(group) for lib in (*tuned, *libraries)}
                 cells = [_cell(lib, best[lib]) for lib in best]
                 theirs = min((best[lib]["error"] for lib in best if lib in LIBRARIES and best[lib]), default=math.nan)
-                ratios = [f"{best[lib]['error'] / theirs:.2f}" for lib in ("unnoise", *tuned)]
+                ratios = [f"{best[lib]['error'] / theirs:.2g}" if best[lib] else "" for lib in ("unnoise", *tuned)]
                 lines.append(f"| {' | '.join([str(calls), *cells, *ratios])} |")
             lines.append("")
     return "\n".join(lines)
-
-
-def _row(part: dict, calls: int) -> dict:
-    return part["errors"][str(calls)]
 
 
 def _cell(library: str, best: dict | None) -> str:
@@ -181,7 +177,9 @@ def plot(found: dict, path: Path) -> None:
     figure, axes = plt.subplots(1, len(found), figsize=(5 * len(found), 4), squeeze=False)
     for axis, (work, part) in zip(axes[0], found.items(), strict=True):
         for library, colour in colours.items():
-            errors = [_row(part, n).get(library, {}).get("any", {}).get("error", math.nan) for n in BUDGETS]
+            errors = [
+                part["errors"].get(str(n), {}).get(library, {}).get("any", {}).get("error", math.nan) for n in BUDGETS
+            ]
             axis.loglog(BUDGETS, errors, "o-", color=colour, label="unnoise, tuned" if library == "tuned" else library)
         axis.set(title=work, xlabel="denoiser calls", ylabel=f"{part['measure']},\nheld-out latents")
         axis.set_xticks(BUDGETS, [str(n) for n in BUDGETS])

@@ -1,4 +1,4 @@
-"""Writes the README's tables from results/: the papers with their verdicts, and the benchmarks' headline numbers."""
+"""Writes the tables of the README and of docs/ from results/: papers with their verdicts, benchmarks, solvers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from unnoise.papers import shelf
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
+PAGES = [ROOT / "README.md", ROOT / "docs" / "solvers.md"]
 
 
 def papers() -> str:
@@ -57,20 +58,54 @@ def _step(r: dict) -> list[str]:
     ]
 
 
-ROWS = {"training-step": _step, "quality-per-minute": _quality, "import-time": _import}
+def _solvers(r: dict) -> list[str]:
+    lines = []
+    for work, part in r["works"].items():
+        found = {lib: group["any"]["error"] for lib, group in part["errors"]["8"].items()}
+        theirs = min((found[lib], lib) for lib in found if lib not in ("unnoise", "tuned"))
+        lines.append(
+            f"| error of 8 evaluations, {work}, best solver and grid on held-out latents "
+            f"| {found['unnoise']:.2g}, tuned {found['tuned']:.2g} | {theirs[0]:.2g}, {theirs[1]} |"
+        )
+    return lines
+
+
+def solvers() -> str:
+    """Errors on held-out latents by number of evaluations: each library's best, and what tuning makes of ours."""
+    path = RESULTS / "benchmarks" / "solvers.json"
+    if not path.exists():
+        return ""
+    lines = []
+    for work, part in json.loads(path.read_text())["works"].items():
+        libraries = ["tuned", "unnoise", "diffusers", "azula"]
+        lines += [
+            f"**{work}** ({part['measure']})",
+            "",
+            "| evaluations | tuned | ours | diffusers | azula | our best |",
+        ]
+        lines += ["|---|---|---|---|---|---|"]
+        for calls, row in part["errors"].items():
+            cells = [f"{row[lib]['any']['error']:.2g}" if lib in row else "" for lib in libraries]
+            best = row["unnoise"]["any"]
+            lines.append(f"| {calls} | {' | '.join(cells)} | {best['solver']}; {best['grid']} |")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+ROWS = {"training-step": _step, "quality-per-minute": _quality, "import-time": _import, "solvers": _solvers}
 
 
 def updated(text: str) -> str:
-    """The README with its tables renewed."""
-    for mark, table in (("papers", papers()), ("benchmarks", benchmarks())):
+    """A page with its tables renewed."""
+    for mark, table in (("papers", papers()), ("benchmarks", benchmarks()), ("solvers", solvers())):
         pattern = rf"(<!-- {mark}: [^\n]*-->\n).*?(<!-- /{mark} -->)"
         text = re.sub(pattern, lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL)
     return text
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    new = updated(readme.read_text("utf-8"))
-    if "--check" in sys.argv and new != readme.read_text("utf-8"):
-        sys.exit("README.md is behind results/: run scripts/update_readme.py")
-    readme.write_text(new, "utf-8")
+    for page in PAGES:
+        new = updated(page.read_text("utf-8"))
+        if "--check" in sys.argv and new != page.read_text("utf-8"):
+            sys.exit(f"{page.name} is behind results/: run scripts/update_readme.py")
+        page.write_text(new, "utf-8")
