@@ -84,7 +84,9 @@ def _precision(options: TrainingOptions, objective, accelerator) -> str:
     precision = best_precision(accelerator.device) if options.precision == "auto" else options.precision
     if any(getattr(part, "full_precision", False) for part in objective.modules()) and precision != "fp32":
         if options.precision != "auto":
-            raise UsageProblem("this objective differentiates the network twice, in full precision; use --precision fp32")
+            raise UsageProblem(
+                "this objective differentiates the network twice, in full precision; use --precision fp32"
+            )
         precision = "fp32"
     if precision == "fp16" and accelerator.is_fsdp2:
         raise UsageProblem("float16 does not go together with sharded training; use --precision bf16")
