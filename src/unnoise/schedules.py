@@ -103,14 +103,16 @@ def _log_alpha_of(log_snr: Tensor) -> Tensor:
 
 def linear_betas(steps: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """DDPM's betas, evenly spaced; the published ends belong to 1000 steps and are scaled by 1000/steps otherwise."""
-    scale = 1000 / steps
-    if scale * last >= 1:
+    if steps < 1 or 1000 / steps * last >= 1:
         raise UsageProblem(f"{steps} steps are too few for linear betas up to {last}·1000/steps; use 21 steps or more")
+    scale = 1000 / steps
     return torch.linspace(scale * first, scale * last, steps, dtype=torch.float64)
 
 
 def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> Tensor:
     r"""beta_i = min(1 - f(i/T) / f((i-1)/T), largest), f(u) = cos^2((u + s)/(1 + s) pi/2) (2102.09672, eq. 17)."""
+    if steps < 1:
+        raise UsageProblem(f"steps is {steps}, but a chain has 1 or more")
     u = torch.arange(steps + 1, dtype=torch.float64) / steps
     f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
     return (1 - f[1:] / f[:-1]).clamp(max=largest)
@@ -241,6 +243,10 @@ class VE(Schedule):
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
         super().__init__()
+        if not 0 < sigma_min < sigma_max:
+            raise UsageProblem(
+                f"noise levels go from 0 < sigma_min to a larger sigma_max, not {sigma_min} to {sigma_max}"
+            )
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -304,6 +310,8 @@ class EDM(Schedule):
 
     def __init__(self, sigma_max: float = 80.0):
         super().__init__()
+        if not sigma_max > 0:
+            raise UsageProblem(f"sigma_max is {sigma_max}, but must be positive")
         self.sigma_max = sigma_max
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from unnoise.errors import UsageProblem
 from unnoise.processes import Gaussian
 from unnoise.schedules import (
+    EDM,
     VE,
     Cosine,
     FromBetas,
@@ -224,7 +225,16 @@ def test_impossible_betas_are_refused(betas):
         FromBetas(torch.tensor(betas))
 
 
+@pytest.mark.parametrize("build", [lambda: VE(5.0, 1.0), lambda: VE(0.0, 1.0), lambda: EDM(0.0)])
+def test_impossible_noise_levels_are_refused(build):
+    with pytest.raises(UsageProblem, match="sigma_max"):
+        build()
+
+
 def test_too_few_steps_for_linear_betas_are_refused():
     with pytest.raises(UsageProblem, match="21 steps or more"):
         linear_betas(20)
+    for betas in (linear_betas, cosine_betas):
+        with pytest.raises(UsageProblem, match="steps"):
+            betas(0)
     assert float(linear_betas(21)[-1]) < 1

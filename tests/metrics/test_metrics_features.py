@@ -135,6 +135,8 @@ def test_a_wrong_name_is_told_in_a_sentence(name, word):
 
 
 def test_a_function_that_gives_no_row_per_image():
+    with pytest.raises(Problem, match="failed on images"):
+        features("os:getcwd")(torch.zeros(2, 1, 8, 8))
     with pytest.raises(Problem, match="one row per image"):
         features(f"{__name__}:one_row")(pictures(3, 1, 4, 4))
 

@@ -82,6 +82,8 @@ def test_options_survive_json_and_refuse_nonsense():
         UNetOptions(attention=(16,)).build(3)
     with pytest.raises(UsageProblem, match="heads"):
         dataclasses.replace(TINY, heads=3).build(3)
+    with pytest.raises(UsageProblem, match="dropout is 2"):
+        dataclasses.replace(TINY, dropout=2.0)
 
 
 @pytest.mark.parametrize("init,bound", [("default", 0.0), ("xavier", 1e-2)])

@@ -69,6 +69,8 @@ from unnoise.schedules import EDM, Schedule
         (lambda: Flow("x0", "log"), "unknown coordinate"),
         (lambda: Churn(DPMSolverMultistep()), "cannot be within it"),
         (lambda: Churn(PNDM()), "cannot be within it"),
+        (lambda: Churn(s_churn=-5.0), "s_churn is -5"),
+        (lambda: Karras(5, rho=0.0), "rho is 0"),
         (lambda: Churn(UniPC(1)), "cannot be within it"),
         (lambda: Churn(SEEDS()), "cannot be within it"),
         (lambda: Churn(RK45()), "cannot be within it"),

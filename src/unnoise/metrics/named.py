@@ -71,7 +71,16 @@ def _imported(path: str) -> Callable[[Images], Tensor]:
         raise UsageProblem(f"features {path!r} cannot be imported ({error}): write package.module:callable") from error
     if not callable(function):
         raise UsageProblem(f"features {path!r} is not callable: it must map images (N, C, H, W) to an array (N, D)")
-    return lambda images: map_batches(function, images)
+
+    def told(x: Tensor) -> Tensor:
+        try:
+            return function(x)
+        except Exception as error:
+            raise Problem(
+                f"the features {path!r} failed on images {tuple(x.shape)} ({error}): mend that function"
+            ) from error
+
+    return lambda images: map_batches(told, images)
 
 
 def _inception() -> Callable[[Images], Tensor]:

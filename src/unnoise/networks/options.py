@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from ..errors import unknown
+from ..errors import UsageProblem, unknown
 
 
 class Options:
     """Base of the frozen dataclasses of options. They survive JSON (`asdict` and back: lists become tuples again), and
-    a choice that is none of an option's `Literal` values raises UsageProblem."""
+    a choice that is none of an option's `Literal` values, or an impossible dropout, raises UsageProblem."""
 
     def __post_init__(self) -> None:
         kinds = get_type_hints(type(self))
@@ -20,3 +20,5 @@ class Options:
                 object.__setattr__(self, field.name, tuple(value))
             if get_origin(kinds[field.name]) is Literal and value not in get_args(kinds[field.name]):
                 raise unknown(field.name, str(value), get_args(kinds[field.name]))
+            if field.name == "dropout" and not 0 <= value < 1:
+                raise UsageProblem(f"dropout is {value}, but must be 0 or more and below 1")

@@ -164,6 +164,11 @@ class Karras(Grid):
     sigma_max: float | None = None
     rho: float = 7.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rho > 0:
+            raise UsageProblem(f"rho is {self.rho}, but must be positive")
+
     def ratios(self, process: Process) -> torch.Tensor:
         top, low = _ends(process, self.sigma_min, self.sigma_max)
         ramp = torch.arange(self.steps, dtype=torch.float64) / max(self.steps - 1, 1)

@@ -85,6 +85,8 @@ class Churn(Step):
                 f"churn draws fresh noise before each step, so {self.inner.name!r} cannot be within it; choose a deterministic "
                 "step that remembers none before: heun, euler, ddim or dpm-solver"
             )
+        if not (self.s_churn >= 0 and self.s_noise >= 0):
+            raise UsageProblem(f"s_churn is {self.s_churn} and s_noise {self.s_noise}, but both must be 0 or more")
 
     @property
     def least_steps(self) -> int:  # type: ignore[override]
