@@ -23,7 +23,9 @@ test: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
+# azula, one of the peers, asks for torchvision, which it does not need here.
 bench-solvers: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps azula==0.11.1
 	$(BIN)/python -m benchmarks solvers
 
 verify: setup

@@ -24,7 +24,19 @@ from unnoise.laws import Estimate
 from unnoise.processes import Gaussian
 from unnoise.rng import Rng
 from unnoise.runtime import tune_allocator
-from unnoise.samplers import DDIM, Ancestral, Churn, Euler, Heun, Integers, Karras, sample
+from unnoise.samplers import (
+    DDIM,
+    Ancestral,
+    Churn,
+    DPMSolverMultistep,
+    DPMSolverPlus,
+    Euler,
+    Heun,
+    Integers,
+    Karras,
+    SDEDPMSolverMultistep,
+    sample,
+)
 from unnoise.schedules import EDM, FromBetas, linear_betas
 from unnoise.training import provenance
 
@@ -82,6 +94,39 @@ def ddpm_step(x: Tensor, a: float, p: float) -> Tensor:
     return mean + math.sqrt((1 - p) / (1 - a) * (1 - ratio)) * torch.randn(x.shape) if p < 1 else mean
 
 
+def multistep_walk(noisy: bool) -> Walk:
+    """DPM-Solver++(2M) along noise levels, or its SDE version, with alpha = 1: lambda = -log sigma."""
+
+    def walk(x: Tensor) -> Tensor:
+        before, h_before = None, 0.0
+        for t, s in pairwise(NOISE_LEVELS):
+            x0 = x * 0.9
+            if s == 0:
+                return x0
+            h, guess = math.log(t / s), x0
+            if before is not None:
+                guess = torch.lerp(x0, before, -h / (2 * h_before))
+            if noisy:
+                x = math.exp(-2 * h) * x + -math.expm1(-2 * h) * guess
+                x = x + s * math.sqrt(-math.expm1(-2 * h)) * torch.randn(x.shape)
+            else:
+                x = math.exp(-h) * x + -math.expm1(-h) * guess
+            before, h_before = x0, h
+        return x
+
+    return walk
+
+
+def single_step(x: Tensor, t: float, s: float) -> Tensor:
+    """DPM-Solver++(2S), with alpha = 1."""
+    x0 = x * 0.9
+    if s == 0:
+        return x0
+    h = math.log(t / s)
+    trial = math.exp(-h / 2) * x + -math.expm1(-h / 2) * x0
+    return math.exp(-h) * x + -math.expm1(-h) * (trial * 0.9)
+
+
 def bare(step: Callable[[Tensor, float, float], Tensor], levels: list[float]) -> Walk:
     """A step's arithmetic along levels, and nothing else."""
 
@@ -115,6 +160,10 @@ def sides() -> dict[str, dict[str, Walk]]:
         **{n: {"bare": bare(f, NOISE_LEVELS), "unnoise": ours(SIGMA, s, karras)} for n, (f, s) in along_sigma.items()},
         **{n: {"bare": bare(f, ABAR), "unnoise": ours(CHAIN, s, leading)} for n, (f, s) in along_chain.items()},
     }
+    for name, noisy, step in (("2m", False, DPMSolverMultistep()), ("sde 2m", True, SDEDPMSolverMultistep())):
+        found[name] = {"bare": multistep_walk(noisy), "unnoise": ours(SIGMA, step, karras)}
+    found["2s"] = {"bare": bare(single_step, NOISE_LEVELS), "unnoise": ours(SIGMA, DPMSolverPlus(), karras)}
+    found["2m"]["diffusers"] = diffusers_walk("EDMDPMSolverMultistepScheduler")
     found["euler"]["diffusers"] = diffusers_walk("EDMEulerScheduler")
     found["heun"]["diffusers"] = diffusers_walk("HeunDiscreteScheduler")
     found["ddim"]["diffusers"] = diffusers_walk("DDIMScheduler", clip_sample=False)

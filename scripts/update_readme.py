@@ -58,6 +58,19 @@ def _step(r: dict) -> list[str]:
     ]
 
 
+def _overhead(r: dict) -> list[str]:
+    lines = []
+    for shape in sorted({tuple(row["shape"]) for row in r["rows"]}):
+        rows = [row for row in r["rows"] if tuple(row["shape"]) == shape]
+        most = max(rows, key=lambda row: row["over"])
+        theirs = [row["diffusers"] - row["bare"] for row in rows if "diffusers" in row]
+        lines.append(
+            f"| most that a step of {len(rows)} samplers costs over its bare arithmetic, {'x'.join(map(str, shape))} "
+            f"| {most['over']:.0f} us ({most['sampler']}) | {min(theirs):.0f} to {max(theirs):.0f} us, diffusers |"
+        )
+    return lines
+
+
 def _solvers(r: dict) -> list[str]:
     lines = []
     for work, part in r["works"].items():
@@ -92,7 +105,13 @@ def solvers() -> str:
     return "\n".join(lines).rstrip()
 
 
-ROWS = {"training-step": _step, "quality-per-minute": _quality, "import-time": _import, "solvers": _solvers}
+ROWS = {
+    "training-step": _step,
+    "quality-per-minute": _quality,
+    "sampler-overhead": _overhead,
+    "import-time": _import,
+    "solvers": _solvers,
+}
 
 
 def updated(text: str) -> str:
