@@ -38,7 +38,7 @@ def benchmarks() -> str:
 
 def _quality(r: dict) -> list[str]:
     ours, theirs = r["medians"]["ours"], r["medians"]["theirs"]
-    what = f"Frechet distance (project's classifier) after {r['minutes']:g} minutes on Fashion-MNIST, floor {r['floor']:.2f}"
+    what = f"Frechet distance (project's classifier) after {r['minutes']:g} minutes on Fashion-MNIST ({len(r['ours'])} pair), floor {r['floor']:.2f}"
     return [f"| {what} | {ours:.2f} | {theirs:.2f}, diffusers' unconditional example |"]
 
 
