@@ -150,7 +150,7 @@ def order_of_classical():
 def exactly(process: Gaussian, grid: Grid) -> LogSNR:
     """A grid of 200 steps between the ends of another: with third order, the exact flow."""
     points = grid(process)
-    return LogSNR(200, sigma_min=points[-2].ratio, sigma_max=points[0].ratio)
+    return LogSNR(200, sigma_min=float(points[-2].ratio), sigma_max=float(points[0].ratio))
 
 
 @lru_cache(maxsize=256)
@@ -225,7 +225,7 @@ def multistep_beats_runge_kutta(lab) -> Finding:
     )
 
 
-def _pictures(lab, kind: str, steps: int) -> Finding:
+def _pictures(lab, kind: Literal["F", "S"], steps: int) -> Finding:
     """How much nearer the held-out digits than DDIM's with 25 evaluations the pictures of PNDM are."""
     margins, numbers = [], {}
     cases = {"PNDM": (Step(kind), _leading(steps)), **DDIM_25}
