@@ -38,7 +38,8 @@ def benchmarks() -> str:
 
 def _quality(r: dict) -> list[str]:
     ours, theirs = r["medians"]["ours"], r["medians"]["theirs"]
-    what = f"Frechet distance (project's classifier) after {r['minutes']:g} minutes on Fashion-MNIST ({len(r['ours'])} pair), floor {r['floor']:.2f}"
+    runs = f"{r['minutes']:g} minutes on Fashion-MNIST ({len(r['ours'])} pair)"
+    what = f"Frechet distance (project's classifier) after {runs}, floor {r['floor']:.2f}"
     return [f"| {what} | {ours:.2f} | {theirs:.2f}, diffusers' unconditional example |"]
 
 

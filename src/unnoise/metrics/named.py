@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ def _imported(path: str) -> Callable[[Images], Tensor]:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a module in the user's own folder, too, last of all
     try:
-        function = getattr(importlib.import_module(module), name)
+        function: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise UsageProblem(f"features {path!r} cannot be imported ({error}): write package.module:callable") from error
     if not callable(function):

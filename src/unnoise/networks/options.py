@@ -20,5 +20,6 @@ class Options:
                 object.__setattr__(self, field.name, tuple(value))
             if get_origin(kinds[field.name]) is Literal and value not in get_args(kinds[field.name]):
                 raise unknown(field.name, str(value), get_args(kinds[field.name]))
-            if field.name == "dropout" and not 0 <= value < 1:
-                raise UsageProblem(f"dropout is {value}, but must be 0 or more and below 1")
+        dropout: float = getattr(self, "dropout", 0.0)
+        if not 0 <= dropout < 1:
+            raise UsageProblem(f"dropout is {dropout}, but must be 0 or more and below 1")
