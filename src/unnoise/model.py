@@ -100,18 +100,18 @@ class Model:
             return sample(denoiser, sampling.step, sampling.grid, shape, cond=cond, rng=rng, watch=watch)
 
 
-class _View:
-    """A data set whose batches carry only the conditions that the recipe's network is given."""
+class Conditioned:
+    """A data set whose batches carry only the conditions that `condition` lets through: a recipe's, for its network."""
 
-    def __init__(self, data, recipe: Recipe):
-        self.data, self.recipe, self.fingerprint = data, recipe, data.fingerprint
+    def __init__(self, data, condition: Callable):
+        self.data, self.condition, self.fingerprint = data, condition, data.fingerprint
 
     def __len__(self) -> int:
         return len(self.data)
 
     def batch(self, indices):
         batch = self.data.batch(indices)
-        return _Seen(batch.x, self.recipe.condition(batch.cond))
+        return _Seen(batch.x, self.condition(batch.cond))
 
 
 class _Seen:
@@ -191,7 +191,8 @@ def _train(model: Model, data, options: TrainingOptions, run: Run, preview: bool
     objective = model.recipe.lesson(model.spec)
     shown = preview and model.denoiser.process.generates
     picture = (lambda denoiser, step, folder: draw_preview(model, denoiser, step, folder)) if shown else None
-    result = train(objective, model.denoiser, _View(data, model.recipe), options, run, preview=picture, on_step=on_step)
+    seen = Conditioned(data, model.recipe.condition)
+    result = train(objective, model.denoiser, seen, options, run, preview=picture, on_step=on_step)
     return Model.load(run.path), result
 
 

@@ -3,12 +3,14 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from unnoise.data import load
-from unnoise.likelihood import METHODS, Chain, likelihood
+from unnoise.dequantisation import dequantiser_of
+from unnoise.likelihood import METHODS, Chain, Flow, likelihood
 from unnoise.model import Model
 from unnoise.processes import Process
 from unnoise.rng import Rng
@@ -62,9 +64,43 @@ def test_it_is_the_likelihood_of_python_whatever_the_batch(cli, run):
     assert plain["unlabelled"] and plain["bits"] != found["bits"]
 
 
+def test_a_variational_dequantiser_is_trained_once_and_kept_with_the_run(cli, refused, run, monkeypatch):
+    words = ["likelihood", run, *FEW, *OPTIONS["flow"], "--dequantise", "variational", "--dequantise-steps", "3"]
+    code, out, err = cli(*words, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    kept = found["dequantiser"]
+    folder = Path(kept["path"])
+    assert kept["name"] == "variational" and kept["steps"] == 3 and kept["model"] == found["run"]["sha256"]
+    assert folder.parent == run / "dequantisers" and (folder / "checkpoints/step-00000003/model.safetensors").exists()
+    assert json.loads((run / "likelihood.json").read_text())["methods"]["flow-variational"] == found
+
+    model, data = Model.load(run), load("digits", "held-out")
+    learned, known = dequantiser_of(model, load("digits"), 3)
+    assert known == kept
+    batch = data.batch(torch.linspace(0, len(data) - 1, 5).round().long())
+    how = Flow(solver="heun", steps=4, divergence="rademacher", draws=2, dequantiser=learned)
+    expected = likelihood(model, batch.x, how, cond=batch.cond, rng=Rng.from_seeds(range(5)))
+    assert found["bits"] == pytest.approx(float(expected.bits.mean()), rel=1e-4)
+
+    other = json.loads(cli(*words, "--weights", "model", "--json")[1])["dequantiser"]
+    assert other["path"] != kept["path"]  # other weights, another dequantiser
+    monkeypatch.setattr("unnoise.dequantisation.train", lambda *_: pytest.fail("it was trained again"))
+    code, out, _ = cli(*words)
+    assert code == 0 and f"by a dequantiser of 3 steps in {folder}" in out
+    file = folder / "checkpoints/step-00000003/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"harm")
+    assert "model.safetensors is not what was written" in refused(1, *words)
+
+
+def test_one_image_has_no_spread(cli, run):
+    code, out, _ = cli("likelihood", run, "--method", "bound", "--steps", "6", "--count", "1")
+    assert code == 0 and "±" not in out and "bits per dimension at most, 1 image of digits (held-out)" in out
+
+
 def test_people_get_a_sentence(cli, run):
     code, out, _ = cli("likelihood", run, "--method", "bound", "--steps", "6", *FEW)
-    assert code == 0 and "bits per dimension at most, 5 images of digits (held-out)" in out
+    assert code == 0 and " ± " in out and "bits per dimension at most, 5 images of digits (held-out)" in out
     assert "decoder" in out and "6 evaluations an image" in out and str(run / "likelihood.json") in out
 
 
@@ -85,11 +121,18 @@ def test_people_get_a_sentence(cli, run):
         (["--data", "fashion-mnist"], "256 grey levels and this model's data have 17"),
         (["--data", "digit"], "did you mean 'digits'"),
         (["--step", "3"], "no checkpoint of step 3"),
+        (["--seed", "-4"], "--seed is -4, but a seed is 0 or more"),
+        (["--method", "bound", "--dequantise", "variational"], "--dequantise belongs to --method flow"),
+        (["--dequantise-steps", "9"], "add --dequantise variational"),
+        (["--dequantise", "variational", "--dequantise-steps", "0"], "steps must be a whole number, 1 or more, not 0"),
+        (["--dequantise", "variational", "--probes", "0"], "probes is 0"),
+        (["--weights", "optimizer"], "holds no 'optimizer'; it holds: ema, model"),
+        (["--weights", "objective"], "holds no 'objective'; it holds: ema, model"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_nothing(refused, run, words, says):
     assert says in refused(2, "likelihood", run, *words)
-    assert not (run / "likelihood.json").exists()
+    assert not (run / "likelihood.json").exists() and not (run / "dequantisers").exists()
 
 
 def test_a_process_without_a_flow_is_refused(refused, run, monkeypatch):

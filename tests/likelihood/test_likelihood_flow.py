@@ -226,13 +226,13 @@ class Lost(Denoiser):
         (Lost(Cold()), Flow(), "Cold process has no probability flow"),
         (Lost(toys.process("VE")), Flow(), "not finite"),
         (Lost(toys.process("VE"), 0.5), Flow(start=1.5), "start is 1.5"),
-        (Lost(toys.process("VE"), 0.5), Flow(solver="euler"), "unknown solver"),
-        (Lost(toys.process("VE"), 0.5), Flow(divergence="sobol"), "divergence is 'sobol'"),
-        (Lost(toys.process("VE"), 0.5), Flow(probes=0, divergence="gaussian"), "probes is 0"),
-        (Lost(toys.process("VE"), 0.5), Flow(tolerance=0.0), "tolerance above 0"),
+        (Lost(toys.process("VE"), 0.5), dict(solver="euler"), "unknown solver"),
+        (Lost(toys.process("VE"), 0.5), dict(divergence="sobol"), "divergence is 'sobol'"),
+        (Lost(toys.process("VE"), 0.5), dict(probes=0, divergence="gaussian"), "probes is 0"),
+        (Lost(toys.process("VE"), 0.5), dict(tolerance=0.0), "tolerance above 0"),
         (Lost(toys.process("VE"), 0.5), "fow", "did you mean 'flow'"),
     ],
 )
 def test_mistakes(denoiser, how, words):
     with pytest.raises((UsageProblem, Problem), match=words):
-        likelihood(denoiser, torch.zeros(2, 3), how)
+        likelihood(denoiser, torch.zeros(2, 3), Flow(**how) if isinstance(how, dict) else how)

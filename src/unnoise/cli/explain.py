@@ -51,6 +51,8 @@ def run(argv: list[str]) -> None:
     form = parse(ExplainForm, argv, "explain")
     if form.count < 1 or form.batch_size < 1:
         raise UsageProblem("--count and --batch-size must be 1 or more")
+    if form.seed < 0:
+        raise UsageProblem(f"--seed is {form.seed}, but a seed is 0 or more")
     if form.levels < 2:
         raise UsageProblem("--levels must be 2 or more")
     from ..explain import objective_of, picture, summary, weighting_of

@@ -50,6 +50,11 @@ class LikelihoodForm:
     """flow: random probes for each image."""
     draws: int | None = None
     """flow: dequantised images for each; continuous: noise levels for each."""
+    dequantise: Literal["uniform", "variational"] = "uniform"
+    """flow: how a grey is spread over its bin: evenly, or as a small network learned that was trained for this, by its own
+    bound on the train split, the first time it is asked for; RUN/dequantisers keeps it."""
+    dequantise_steps: int | None = None
+    """flow: steps of the variational dequantiser's training, 500 if left out."""
     samples: int | None = None
     """importance: trajectories for each image."""
     weights: str = "ema"
@@ -69,25 +74,33 @@ def run(argv: list[str]) -> None:
     form = parse(LikelihoodForm, argv, "likelihood")
     if form.count < 1 or form.batch_size < 1:
         raise UsageProblem("--count and --batch-size must be 1 or more")
+    if form.seed < 0:
+        raise UsageProblem(f"--seed is {form.seed}, but a seed is 0 or more")
     method = method_of(form)
     from ..model import Model
 
     model = Model.load(form.run, form.weights, form.step)
-    bits, parts, calls, name = measure(model, form, method)
+    data = images_of(model, form, form.split)
+    if form.count > len(data):
+        raise UsageProblem(f"--count is {form.count:,}, but {data.name} ({form.split}) has {len(data):,} images")
+    method, dequantiser = dequantised(model, form, method)
+    bits, parts, calls = measure(model, form, method, data)
     result = summary(bits, parts, calls) | {
-        "method": describe(method), "data": name, "split": form.split, "seed": form.seed, "levels": model.spec.levels,
-        "unlabelled": form.unlabelled, "run": model.source,
+        "method": describe(method), "data": data.name, "split": form.split, "seed": form.seed, "levels": model.spec.levels,
+        "unlabelled": form.unlabelled, "run": model.source, "dequantiser": dequantiser,
     }  # fmt: skip
-    keep(form.run / "likelihood.json", method.name, result)
+    learned = form.dequantise == "variational"
+    keep(form.run / "likelihood.json", f"{method.name}-variational" if learned else method.name, result)
     if form.json:
         print_json(result)
         return
-    what = "bits per dimension" if method.name == "flow" else "bits per dimension at most"
-    print(
-        f"{result['bits']:.4f} ± {result['standard_error']:.4f} {what}, {form.count:,} images of {name} ({form.split})"
-    )
+    spread = "" if form.count == 1 else f" ± {result['standard_error']:.4f}"
+    images = f"{form.count:,} image{'' if form.count == 1 else 's'} of {data.name} ({form.split})"
+    print(f"{result['bits']:.4f}{spread} bits per dimension at most, {images}")
     for part, value in result["parts"].items():
         print(f"  {part:<15}{value:9.4f}")
+    if learned:
+        print(f"  spread over their levels by a dequantiser of {dequantiser['steps']:,} steps in {dequantiser['path']}")
     print(f"  {result['evaluations']:,.0f} evaluations an image; written to {form.run / 'likelihood.json'}")
 
 
@@ -104,28 +117,52 @@ def method_of(form: LikelihoodForm) -> Any:
         if name not in known:
             takes = ", ".join(f"--{option}" for option in OPTIONS if option in known)
             raise UsageProblem(f"--{name} is no option of --method {form.method}, which takes {takes}")
+    if form.method != "flow" and (form.dequantise != "uniform" or form.dequantise_steps is not None):
+        raise UsageProblem(
+            f"--method {form.method} takes grey levels as they are; --dequantise belongs to --method flow"
+        )
+    if form.dequantise_steps is not None and form.dequantise != "variational":
+        raise UsageProblem("--dequantise-steps trains the variational dequantiser; add --dequantise variational")
     if form.steps is not None and form.method == "flow" and form.solver in (None, "adaptive"):
         raise UsageProblem("--steps of the flow needs --solver heun or rk4; the adaptive solver takes --tolerance")
     return kind(**given)
 
 
-def measure(model: Any, form: LikelihoodForm, method: Any) -> tuple[Any, dict[str, Any], Any, str]:
-    """Bits per dimension of each image, their parts, evaluations, and the name of the data."""
-    import torch
+def dequantised(model: Any, form: LikelihoodForm, method: Any) -> tuple[Any, dict[str, Any] | None]:
+    """The method with the dequantiser that was asked for, and what is known of that."""
+    if form.dequantise == "uniform":
+        return method, {"name": "uniform"} if form.method == "flow" else None
+    from dataclasses import replace
 
+    from ..dequantisation import dequantiser_of
+
+    data = images_of(model, form, "train")
+    steps = {} if form.dequantise_steps is None else {"steps": form.dequantise_steps}
+    learned, known = dequantiser_of(model, data, **steps, unlabelled=form.unlabelled)
+    return replace(method, dequantiser=learned), known
+
+
+def images_of(model: Any, form: LikelihoodForm, split: str) -> Any:
+    """A split of the data, in the model's size and levels."""
     from ..data import load
-    from ..likelihood import likelihood
-    from ..rng import Rng
 
     shape = model.spec.shape
-    data = load(form.data or model.recipe.data, form.split, size=tuple(shape[1:]), channels=shape[0])
+    data = load(form.data or model.recipe.data, split, size=tuple(shape[1:]), channels=shape[0])
     if data.levels != model.spec.levels:
         raise UsageProblem(
             f"{data.name} has {data.levels} grey levels and this model's data have {model.spec.levels}, "
             "so their bits cannot be compared; choose other --data"
         )
-    if form.count > len(data):
-        raise UsageProblem(f"--count is {form.count:,}, but {data.name} ({form.split}) has {len(data):,} images")
+    return data
+
+
+def measure(model: Any, form: LikelihoodForm, method: Any, data: Any) -> tuple[Any, dict[str, Any], Any]:
+    """Bits per dimension of each image, their parts, and evaluations."""
+    import torch
+
+    from ..likelihood import likelihood
+    from ..rng import Rng
+
     rows = torch.linspace(0, len(data) - 1, form.count).round().long()
     found = []
     with Counter("likelihood", form.count, sys.stderr is not None) as counter:
@@ -136,7 +173,7 @@ def measure(model: Any, form: LikelihoodForm, method: Any) -> tuple[Any, dict[st
             found.append(likelihood(model, batch.x, method, cond=cond, rng=rng))
             counter(first + len(batch))
     parts = {name: torch.cat([f.parts[name] for f in found]) for name in found[0].parts}
-    return torch.cat([f.bits for f in found]), parts, torch.cat([f.evaluations for f in found]), data.name
+    return torch.cat([f.bits for f in found]), parts, torch.cat([f.evaluations for f in found])
 
 
 def summary(bits: Any, parts: dict[str, Any], calls: Any) -> dict[str, Any]:

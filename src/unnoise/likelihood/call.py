@@ -20,7 +20,7 @@ from .bound import Discretised, bits_per_dim, check_chain, variational_bound
 from .clock import clock
 from .continuous import continuous_bound
 from .dequantise import Dequantiser, Uniform
-from .flow import flow_nats
+from .flow import check_flow, flow_nats
 from .importance import importance_weighted_bound
 
 
@@ -73,6 +73,11 @@ class Flow(Method):
     draws: int = 1
     dequantiser: Dequantiser = field(default_factory=Uniform)
 
+    def __post_init__(self) -> None:
+        check_flow(self.solver, self.steps, self.tolerance, self.divergence, self.probes)
+        if self.draws < 1:
+            raise UsageProblem(f"draws is {self.draws}, but dequantisation needs at least 1")
+
     def nats(self, denoiser, x, rng, cond, levels):
         def density(y: Tensor) -> tuple[Tensor, Tensor]:
             return flow_nats(
@@ -83,8 +88,6 @@ class Flow(Method):
         if levels is None:
             total, calls = density(x)
             return total, {}, calls
-        if self.draws < 1:
-            raise UsageProblem(f"draws is {self.draws}, but dequantisation needs at least 1")
         logs, densities, calls = [], [], 0
         for _ in range(self.draws):
             with torch.no_grad():

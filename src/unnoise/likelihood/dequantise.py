@@ -45,9 +45,10 @@ class Uniform(Dequantiser):
 
 
 class Variational(Dequantiser):
-    r"""y = x + Delta (sigmoid(m + e^s eps) - 1/2), where the network, told x, gives m and s as twice the channels.
+    r"""y = x + Delta (sigmoid(m + e^s eps / 0.588) - 1/2), where the network, told x, gives m and s as twice the channels.
 
-    Trained by the bound itself: log q - log p is differentiable in m and s wherever log p is in y.
+    Trained by the bound itself: log q - log p is differentiable in m and s wherever log p is in y. At m = s = 0, where a
+    network whose last layer is zero begins, y is all but uniform: sigmoid(z) is the normal distribution at 0.588 z to 0.01.
     """
 
     def __init__(self, network: nn.Module):
@@ -59,6 +60,7 @@ class Variational(Dequantiser):
         dtype = next((w.dtype for w in self.network.parameters()), x.dtype)
         output = self.network(x.to(dtype), torch.zeros(len(x), dtype=dtype, device=x.device), None)
         mean, log_std = output.double().chunk(2, dim=1)
+        log_std = log_std - math.log(0.588)
         eps = rng.normal(*x.shape[1:], dtype=torch.float64).to(x.device)
         a = mean + log_std.exp() * eps
         log_slope = F.logsigmoid(a) + F.logsigmoid(-a)  # of the sigmoid

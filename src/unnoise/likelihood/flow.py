@@ -27,16 +27,24 @@ DIVERGENCES = ("auto", "exact", "rademacher", "gaussian")
 
 def probes_for(x: Tensor, divergence: str, probes: int, rng: Rng) -> Tensor | None:
     """Directions (probes, *x.shape) along which the divergence is measured; None: along every axis."""
-    if divergence not in DIVERGENCES:
-        raise UsageProblem(f"divergence is {divergence!r}, but takes {', '.join(DIVERGENCES)}")
-    if probes < 1:
-        raise UsageProblem(f"probes is {probes}, but the divergence needs at least 1")
     if divergence == "exact" or (divergence == "auto" and x[0].numel() <= EXACT_UP_TO):
         return None
     if divergence == "gaussian":
         return rng.normal(probes, *x.shape[1:], dtype=x.dtype).to(x.device).transpose(0, 1)
     signs = 2 * rng.integers(2, probes, *x.shape[1:]) - 1
     return signs.to(x).transpose(0, 1)
+
+
+def check_flow(solver: str, steps: int, tolerance: float, divergence: str, probes: int) -> None:
+    """Refuses what no flow can be computed with."""
+    if solver not in SOLVERS:
+        raise unknown("solver", solver, SOLVERS)
+    if steps < 1 or not tolerance > 0:
+        raise UsageProblem(f"a flow needs steps of 1 or more and a tolerance above 0, not {steps} and {tolerance:g}")
+    if divergence not in DIVERGENCES:
+        raise UsageProblem(f"divergence is {divergence!r}, but takes {', '.join(DIVERGENCES)}")
+    if probes < 1:
+        raise UsageProblem(f"probes is {probes}, but the divergence needs at least 1")
 
 
 def guess_and_divergence(
@@ -76,10 +84,7 @@ def flow_nats(
     The flow begins at `start` (see `clock`), where the density is that of data blurred by sigma/alpha. Raises UsageProblem
     for processes without a flow, Problem where the flow breaks down.
     """
-    if solver not in SOLVERS:
-        raise unknown("solver", solver, SOLVERS)
-    if steps < 1 or not tolerance > 0:
-        raise UsageProblem(f"a flow needs steps of 1 or more and a tolerance above 0, not {steps} and {tolerance:g}")
+    check_flow(solver, steps, tolerance, divergence, probes)
     process = denoiser.process
     ticking: Clock = clock(process, start, "probability flow")
     bottom, top = process.points([ticking.low, ticking.high])

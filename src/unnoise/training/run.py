@@ -124,6 +124,9 @@ class Run:
         if not folder.is_dir():
             raise UsageProblem(f"the run {self.path} has no checkpoint of step {step}; it has {self.steps()}")
         state = read_state(folder)
+        known = sorted({file.removesuffix(".safetensors") for file in state["files"]} - {"objective", "optimizer"})
+        if weights not in known:
+            raise UsageProblem(f"checkpoint {folder} holds no {weights!r}; it holds: {', '.join(known)}")
         load_into(denoiser.state_dict(), read_tensors(folder, weights), f"checkpoint {folder}")
         return state
 
