@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from types import NoneType
@@ -75,6 +76,9 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.threshold not in THRESHOLDS:
             raise unknown("threshold", self.threshold, THRESHOLDS)
+        for name in ("guidance", "classifier"):
+            if not math.isfinite(weight := getattr(self, name)):
+                raise UsageProblem(f"{name} is {weight}, but a weight is a finite number")
         self.step.fits(self.grid.steps)
 
     def changed(

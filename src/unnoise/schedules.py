@@ -166,6 +166,10 @@ class LinearVP(VariancePreserving):
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
         super().__init__()
+        if not (0 <= beta_min <= beta_max and 0 < beta_max < math.inf):
+            raise UsageProblem(
+                f"beta_min is {beta_min} and beta_max {beta_max}, but 0 <= beta_min <= beta_max must hold"
+            )
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def log_alpha(self, t: Tensor) -> Tensor:

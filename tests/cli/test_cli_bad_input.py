@@ -83,9 +83,12 @@ def test_no_network_for_a_set_that_must_be_fetched(tmp_path):
     assert (
         done.returncode == 1 and done.stderr == "unnoise: mnist is not on this machine; run `unnoise data get mnist`\n"
     )
-    done = process("train", "ddpm", "--data", "hf:nobody/nothing", cwd=tmp_path, env=nowhere)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("unnoise: cannot load nobody/nothing (") and "the network" in done.stderr
+    for offline in ("1", "0"):  # by wish, and by a network that does not answer: asked once, and in silence
+        env = nowhere | {"HF_HUB_OFFLINE": offline}
+        done = process("train", "ddpm", "--data", "hf:nobody/nothing", cwd=tmp_path, env=env)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.startswith("unnoise: cannot load nobody/nothing (the Hugging Face hub cannot be reached")
+        assert "the network" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
@@ -227,6 +230,9 @@ def test_a_full_disk_for_what_was_verified(refused, tmp_path, monkeypatch):
 def test_eval_of_what_is_no_picture(refused, tmp_path, pictures):
     assert "there is nothing at nowhere" in refused(2, "eval", "nowhere")
     assert "say what to compare it with" in refused(2, "eval", str(pictures))
+    for words in (["--sampler", "heun"], ["--guidance", "2"], ["--batch-size", "16"], ["--weights", "model"]):
+        said = refused(2, "eval", str(pictures), "--data", "digits", *words)
+        assert said.startswith(f"{words[0]} is for samples of a run")
     (tmp_path / "empty").mkdir()
     assert "there is no image in empty" in refused(1, "eval", "empty", "--data", "digits")
     np.savez(tmp_path / "floats.npz", x=np.zeros((4, 1, 8, 8), np.float32))

@@ -99,6 +99,7 @@ def test_objectives_that_weight_no_noise_still_have_errors(cli, edm, monkeypatch
 def test_mistakes_are_told_in_a_sentence(refused, edm, tmp_path):
     assert "2 or more" in refused(2, "explain", edm, "--levels", "1")
     assert "images" in refused(2, "explain", edm, "--count", "5000")
+    assert "--seed is -4, but a seed is 0 or more" in refused(2, "explain", edm, "--seed", "-4")
     assert "no run" in refused(2, "explain", tmp_path / "nothing")
 
 

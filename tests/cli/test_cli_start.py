@@ -108,12 +108,18 @@ def test_help_of_sample_names_samplers_grids_and_their_options(cli):
         (["verify", "dpm"], "did you mean 'ddpm'"),
         (["data", "lst"], "did you mean 'list'"),
         (["data", "get", "mnits"], "did you mean 'mnist'"),
+        (["papers", "--results", "nowhere"], "nowhere holds no results"),
         (["demo", "--minutes", "0"], "--minutes must be a positive number"),
     ],
 )
 def test_a_wrong_request_is_told_in_a_sentence(refused, tmp_path, argv, says):
     assert says in refused(2, *argv)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_fetched_is_refused_before_it_is_announced(cli):
+    code, out, err = cli("data", "get", "nothing")
+    assert code == 2 and out == "" and err.startswith("unnoise: unknown data set to fetch 'nothing'")
 
 
 def test_debug_shows_the_traceback(cli, monkeypatch, tmp_path):

@@ -202,6 +202,33 @@ def test_missing_copies_and_no_network(tmp_path):
     sentence(caught, "cannot load nobody/nothing-of-this-name", "network")
 
 
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    import logging
+    from types import SimpleNamespace
+
+    import datasets
+    import huggingface_hub
+
+    from unnoise.data.hub import _one_attempt
+
+    asked = []
+
+    def head(url, timeout):
+        asked.append(url)
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: SimpleNamespace(head=head))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    with _one_attempt() as reached:
+        assert not reached and huggingface_hub.constants.HF_HUB_OFFLINE and datasets.config.HF_HUB_OFFLINE
+        assert logger.level == logging.ERROR
+    assert len(asked) == 1 and logger.level == level
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE and not datasets.config.HF_HUB_OFFLINE
+
+
 def test_without_the_package_datasets(monkeypatch):
     import sys
 

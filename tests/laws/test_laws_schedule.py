@@ -231,6 +231,13 @@ def test_impossible_noise_levels_are_refused(build):
         build()
 
 
+@pytest.mark.parametrize("betas", [(-1.0, 1.0), (2.0, 1.0), (0.0, 0.0)])
+@pytest.mark.parametrize("kind", [LinearVP, SubVP])
+def test_impossible_rates_of_noise_are_refused(kind, betas):
+    with pytest.raises(UsageProblem, match="0 <= beta_min <= beta_max"):
+        kind(*betas)
+
+
 def test_too_few_steps_for_linear_betas_are_refused():
     with pytest.raises(UsageProblem, match="21 steps or more"):
         linear_betas(20)

@@ -1,5 +1,7 @@
 """Parts that do not go together are refused when they are put together, in a sentence that says what to do."""
 
+import math
+
 import pytest
 import torch
 
@@ -27,8 +29,10 @@ from unnoise.samplers import (
     DPMSolverPlus,
     Flow,
     Heun,
+    Integers,
     Karras,
     LogSNR,
+    Quadratic,
     SDEDPMSolverMultistep,
     SingleStep,
     Uniform,
@@ -65,12 +69,25 @@ from unnoise.schedules import EDM, Schedule
         (lambda: DPMSolverFast.for_evaluations(2), "at least 3 evaluations"),
         (lambda: SEEDS(noise="uniform"), "unknown noise 'uniform'"),
         (lambda: SEEDS(noise="rademacher", brownian=True), "Brownian path are normal"),
+        (lambda: DPMSolverMultistep(brownian=True), "at eta 0 a step draws no noise"),
+        (lambda: DPMSolver(brownian=True), "at eta 0 a step draws no noise"),
+        (lambda: SEEDS(eta=0.0, brownian=True), "at eta 0 a step draws no noise"),
         (lambda: PNDM("G"), "unknown kind of PNDM 'G'"),
         (lambda: Flow("x0", "log"), "unknown coordinate"),
         (lambda: Churn(DPMSolverMultistep()), "cannot be within it"),
         (lambda: Churn(PNDM()), "cannot be within it"),
         (lambda: Churn(s_churn=-5.0), "s_churn is -5"),
+        (lambda: Churn(s_min=2.0, s_max=1.0), "s_min is 2.0 and s_max 1.0"),
+        (lambda: RK45(most=0), "most is 0"),
         (lambda: Karras(5, rho=0.0), "rho is 0"),
+        (lambda: Karras(5, sigma_max=200.0)(Gaussian(EDM())), "within the 80 of this model"),
+        (lambda: LogSNR(5, sigma_max=-1.0)(Gaussian(EDM())), "sigma_max is -1"),
+        (lambda: Uniform(5, start=1.5), "start is 1.5"),
+        (lambda: Quadratic(5, start=2.0), "start is 2.0"),
+        (lambda: Integers(5, start=0.0), "start is 0.0"),
+        (lambda: Sampling(guidance=math.nan), "guidance is nan"),
+        (lambda: Sampling(guidance=math.inf), "guidance is inf"),
+        (lambda: Sampling(classifier=math.nan), "classifier is nan"),
         (lambda: Churn(UniPC(1)), "cannot be within it"),
         (lambda: Churn(SEEDS()), "cannot be within it"),
         (lambda: Churn(RK45()), "cannot be within it"),

@@ -72,10 +72,11 @@ def show_list(form: List) -> None:
 def bring(form: Get) -> None:
     from ..data import get
     from ..data.builtin import BUILTIN
-    from ..data.fetch import ALIASES
+    from ..data.fetch import ALIASES, fetchable
 
     if form.name in BUILTIN and form.name not in ALIASES:
         print(f"{form.name} is built in; there is nothing to fetch")
     else:
+        fetchable(form.name)
         print(f"fetching {form.name}; this can take a minute", file=sys.stderr, flush=True)
         print(get(form.name))

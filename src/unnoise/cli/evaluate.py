@@ -88,6 +88,12 @@ def _of_files(form: Eval) -> tuple[Any, dict[str, Any], str, str | None]:
 
     if form.data is None and (form.what.is_dir() or form.what.is_file()):
         raise UsageProblem(f"{form.what} is not a run, so say what to compare it with: --data NAME or FOLDER")
+    for name, default in vars(SamplingForm()).items():
+        if form.what.exists() and getattr(form.how, name) != default:
+            option = name.replace("_", "-")
+            raise UsageProblem(
+                f"--{option} is for samples of a run, and {form.what} holds images already; leave it out"
+            )
     return read_images(form.what, form.count), {}, str(form.data), None
 
 

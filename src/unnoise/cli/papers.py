@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageProblem
 from .parse import parse
 from .show import print_json, print_table
 
@@ -43,6 +44,8 @@ def run(argv: list[str]) -> None:
     form = parse(Papers, argv, "papers")
     from ..papers import shelf
 
+    if form.results is not None and not any((form.results / f"{slug}.json").is_file() for slug in shelf()):
+        raise UsageProblem(f"{form.results} holds no results; name a folder that `unnoise verify` has written into")
     rows: list[dict[str, Any]] = []
     for slug, recipe in shelf().items():
         info = recipe.info

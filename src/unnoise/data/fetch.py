@@ -71,6 +71,14 @@ def _tensors(entry: Fetched, arrays: dict[str, Arrays]) -> dict[str, Tensor]:
     return out
 
 
+def fetchable(name: str) -> str:
+    """The set that is meant. Raises UsageProblem for a name that none has."""
+    name = ALIASES.get(name, name)
+    if name not in FETCHED:
+        raise unknown("data set to fetch", name, FETCHED)
+    return name
+
+
 def get(name: str, *, root: str | Path | None = None) -> Path:
     """Bring a full set to this machine (nothing to do if it is here) and return its file.
 
@@ -79,9 +87,7 @@ def get(name: str, *, root: str | Path | None = None) -> Path:
     """
     from safetensors.torch import save_file
 
-    name = ALIASES.get(name, name)
-    if name not in FETCHED:
-        raise unknown("data set to fetch", name, FETCHED)
+    name = fetchable(name)
     entry, path = FETCHED[name], where(name, root)
     if path.exists():
         return path

@@ -14,9 +14,13 @@ Rows stay on disk, memory-mapped; images are decoded when asked for.
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -30,15 +34,43 @@ from .pixels import Lazy
 from .splits import held_out
 
 
+@contextmanager
+def _one_attempt() -> Iterator[bool]:
+    """Whether the hub answers. Inside, where it does not, what was kept of it is read without asking it again and again; and
+    what its client logs is not shown."""
+    import datasets
+    import huggingface_hub
+
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        try:
+            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=10)
+            reached = True
+        except Exception:  # of the HTTP library, which is another in each generation of the client; or offline by wish
+            reached = False
+        offline = huggingface_hub.constants.HF_HUB_OFFLINE or not reached
+        with (
+            mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", offline),
+            mock.patch.object(datasets.config, "HF_HUB_OFFLINE", offline),
+        ):
+            yield reached
+    finally:
+        logger.setLevel(level)
+
+
 def _tables(address: Address) -> dict[Any, Any]:
     """The splits by name, as memory-mapped tables of `datasets`. No code of the data set is run."""
     try:
         import datasets
     except (ImportError, RuntimeError, OSError) as error:
         raise Problem("reading from the hub needs the package datasets; run pip install 'unnoise[hub]'") from error
+    reached = True
     try:
         if not address.local:
-            return dict(datasets.load_dataset(address.where, address.config))
+            with _one_attempt() as reached:
+                return dict(datasets.load_dataset(address.where, address.config))
         path = Path(address.where).expanduser()
         if not path.exists():
             raise Problem(f"there is no folder or file {path}; give the path of a copy of a data set")
@@ -52,6 +84,8 @@ def _tables(address: Address) -> dict[Any, Any]:
         raise
     except Exception as error:  # datasets, huggingface_hub, pyarrow, httpx: each has its own family of errors
         first = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        if not (address.local or reached):
+            first = "the Hugging Face hub cannot be reached, and no copy was kept"
         remedy = (
             "check the files" if address.local else "check the name and the network, or use hf:/path to a local copy"
         )

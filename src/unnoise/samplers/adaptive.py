@@ -44,6 +44,8 @@ class Adaptive(Step):
         for name in ("atol", "rtol", "first", "safety"):
             if not getattr(self, name) > 0:
                 raise UsageProblem(f"{name} is {getattr(self, name)}, but must be positive")
+        if self.most < 1:
+            raise UsageProblem(f"most is {self.most}, but no step can do with less than 1 evaluation")
 
     def evaluations(self, steps: int) -> None:  # type: ignore[override]
         """Not known before: the tolerance decides."""

@@ -33,6 +33,10 @@ class Grid:
         if self.steps < 1:
             raise UsageProblem(f"steps is {self.steps}, but a sampler needs at least 1")
 
+        start = getattr(self, "start", 1.0)
+        if not 0 < start <= 1:
+            raise UsageProblem(f"start is {start}, but must lie above 0 (data) and not above 1 (noise)")
+
     def times(self, process: Process) -> list[float]:
         """Decreasing times in (0, 1], one for each step."""
         raise NotImplementedError
@@ -140,6 +144,10 @@ def _ends(process: Process, sigma_min: float, sigma_max: float | None) -> tuple[
     clean, noise = process.points([0.0, 1.0])
     if isinstance(noise.ratio, torch.Tensor):
         raise UsageProblem("this grid needs one noise level, and this process has one for each frequency; use uniform")
+    if sigma_max is not None and not 0 < sigma_max <= noise.ratio * (1 + 1e-6):
+        raise UsageProblem(
+            f"sigma_max is {sigma_max}, but must lie above 0 and within the {noise.ratio:.4g} of this model"
+        )
     top, low = sigma_max or min(noise.ratio, 80.0), max(sigma_min, float(clean.ratio))
     if not 0 < low < top:
         raise UsageProblem(f"sigma_min is {sigma_min}, but must lie between 0 and sigma_max = {top:.4g}")

@@ -28,6 +28,10 @@ class Noise:
     def __init__(self, flow: Flow, one_path: bool = False, kind: Kind = "gaussian", points: Sequence[Point] = ()):
         if kind not in KINDS:
             raise unknown("noise", kind, KINDS)
+        if one_path and not flow.eta:
+            raise UsageProblem(
+                "at eta 0 a step draws no noise, so there is no Brownian path; leave brownian out, or raise eta"
+            )
         if one_path and kind != "gaussian":
             raise UsageProblem("increments of a Brownian path are normal; choose noise=gaussian, or leave brownian out")
         if one_path and any(isinstance(t.alpha, Tensor) for t in points):

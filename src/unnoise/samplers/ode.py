@@ -87,6 +87,8 @@ class Churn(Step):
             )
         if not (self.s_churn >= 0 and self.s_noise >= 0):
             raise UsageProblem(f"s_churn is {self.s_churn} and s_noise {self.s_noise}, but both must be 0 or more")
+        if not 0 <= self.s_min <= self.s_max:
+            raise UsageProblem(f"s_min is {self.s_min} and s_max {self.s_max}, but churn needs 0 <= s_min <= s_max")
 
     @property
     def least_steps(self) -> int:  # type: ignore[override]
