@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -12,8 +13,9 @@ from ..laws import Estimate, Law
 from ..processes import Gaussian, Process
 from ..processes.gaussian import Point, decay
 from ..rng import Rng
-from ..scalars import Scalar, sqrt
+from ..scalars import Scalar, plus, sqrt
 from .loop import Denoise, Step
+from .noise import Noise, one_path
 
 Variance = Literal["small", "large", "learned", "optimal"]
 
@@ -29,6 +31,8 @@ class Ancestral(Step):
     `mix`     a number in [0, 1]: between small (0) and large (1) in the logarithm, the same everywhere (2207.12598)
 
     with r = exp(lambda_t - lambda_s). `keep_eps` uses the noise estimate from before thresholding beside the clipped x_0.
+    `brownian`: the draws are increments of one path, whatever the steps (brownian.py); at eta = 1 and the small variance
+    they are exactly the SDE's, elsewhere they are so in the limit of small steps.
     No noise is added in the step to clean data.
     """
 
@@ -38,6 +42,9 @@ class Ancestral(Step):
     variance: Variance = "small"
     mix: float | None = None
     keep_eps: bool = False
+    brownian: bool = field(
+        default=False, repr=False
+    )  # whence the noise comes, not what is sampled: no part of its name
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
@@ -59,17 +66,37 @@ class Ancestral(Step):
     def weak_order(self) -> int:  # type: ignore[override]
         return 1
 
+    @property
+    def strong_order(self) -> int | None:  # type: ignore[override]
+        """Of Gaussian processes: 1, as the noise is additive."""
+        return 1 if self.eta else None
+
     def check(self, process: Process) -> None:
         super().check(process)
+        if self.brownian and not isinstance(process, Gaussian):
+            raise UsageProblem(
+                f"a Brownian path needs a Gaussian process; this model's is {type(process).__name__}: leave brownian out"
+            )
         if not self._plain and not isinstance(process, Gaussian):
             raise UsageProblem(
                 f"variance {self.variance!r} needs a Gaussian process; this model's is {type(process).__name__}"
             )
 
-    def step(self, denoise: Denoise[Process], x: Tensor, t: Point, s: Point, state, rng: Rng) -> tuple[Tensor, None]:
+    def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]) -> Noise | None:
+        """The one path, or None: every step then samples its law."""
+        self.fits(len(points) - 1)
+        return one_path(self.eta, points) if self.brownian else None
+
+    def step(
+        self, denoise: Denoise[Process], x: Tensor, t: Point, s: Point, state: Noise | None, rng: Rng
+    ) -> tuple[Tensor, Noise | None]:
         guess = denoise(x, t)
         law = self.law(denoise.process, guess, x, t, s, rng=rng)
-        return (law.mean if s.is_clean else law.sample(rng)), None
+        if s.is_clean:
+            return law.mean, state
+        if state is None:
+            return law.sample(rng), None
+        return plus(law.mean, law.std, state.standard(law.mean, t, s, rng)), state  # type: ignore[attr-defined]
 
     def law(self, process: Process, guess: Law, xt: Tensor, t, s, before=None, rng: Rng | None = None) -> Law:
         """p(x_s | x_t). Where s is clean data the small variance is 0, so the bound's decoder takes the next step's,

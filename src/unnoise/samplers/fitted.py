@@ -80,6 +80,10 @@ class Fitted(Step):
         return None if self.corrections else self.inner.weak_order
 
     @property
+    def strong_order(self) -> int | float | None:  # type: ignore[override]
+        return None if self.corrections else self.inner.strong_order
+
+    @property
     def least_steps(self) -> int:  # type: ignore[override]
         return self.inner.least_steps
 

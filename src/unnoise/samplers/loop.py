@@ -42,6 +42,7 @@ class Step:
 
     order        global order of convergence of the deterministic part in the step size; None where there is no such limit.
     weak_order   order in law, for steps that draw noise.
+    strong_order order along one Brownian path, for steps that can draw their noise from one (`brownian`).
     needs        the kind of process it runs on.
     least_steps  shorter walks are refused: they would end before the sampler is itself.
     remembers    whether a step uses the guesses of the steps before.
@@ -51,6 +52,7 @@ class Step:
     needs: ClassVar[type[Process]] = Gaussian
     order: int | None = None
     weak_order: int | None = None
+    strong_order: int | float | None = None
     least_steps: int = 1
     remembers: ClassVar[bool] = False
 

@@ -105,7 +105,7 @@ class Adams(Step):
         return min(self._accuracy, 2) if self.eta else None
 
     @property
-    def strong_order(self) -> int | None:
+    def strong_order(self) -> int | None:  # type: ignore[override]
         """Order along one Brownian path: 1, as the noise is additive."""
         return 1 if self.eta else None
 

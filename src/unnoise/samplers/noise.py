@@ -40,13 +40,16 @@ class Noise:
         self._path: Brownian | None = None
 
     def draw(self, like: Tensor, t: Point, s: Point, rng: Rng, flow: Flow | None = None) -> Tensor:
-        std = (flow or self.flow).spread(t, s)
+        return times((flow or self.flow).spread(t, s), self.standard(like, t, s, rng))
+
+    def standard(self, like: Tensor, t: Point, s: Point, rng: Rng) -> Tensor:
+        """The draw of a step over its standard deviation."""
         if not self.one_path:
             z = rng.normal_like(like)
-            return times(std, z if self.kind == "gaussian" else 1 - 2 * (z < 0).to(z.dtype))
+            return z if self.kind == "gaussian" else 1 - 2 * (z < 0).to(z.dtype)
         if self._path is None:
             self._path = Brownian(rng, like.shape[1:], -1.0 if self.flow.gauge == "eps" else self.flow.eta)
-        return times(std, self._path.normal(t.half_log_snr, s.half_log_snr, like))  # type: ignore[arg-type]
+        return self._path.normal(t.half_log_snr, s.half_log_snr, like)  # type: ignore[arg-type]
 
     def add(self, x: Tensor, t: Point, s: Point, rng: Rng, flow: Flow | None = None) -> Tensor:
         """x with the noise of the step from t to s; x itself on the flow, and at clean data."""
@@ -55,6 +58,12 @@ class Noise:
         if not self.one_path and self.kind == "gaussian":
             return rng.disturb(x, (flow or self.flow).spread(t, s))
         return x + self.draw(x, t, s, rng, flow)
+
+
+def one_path(strength: float, points: Sequence[Point]) -> Noise | None:
+    """The path for steps that know their own standard deviations: that of the exponential steps in x0 of the same
+    `strength`, lambda of [f - (1 + lambda^2)/2 g^2 score] dt + lambda g dw, whose eta is its square. None without noise."""
+    return Noise(Flow("x0", eta=strength**2), True, points=points) if strength else None
 
 
 def out_of_noise(x: Tensor, u0: Tensor, t: Point, s: Point, noise: Noise, rng: Rng) -> Tensor:

@@ -6,6 +6,7 @@ For dx = f dt + g dw the reverse processes of the same marginals are a family in
 
 lambda = 1 is the reverse SDE, 0 the probability flow. score-sde's third predictor, *ancestral*, is the house's own
 `Ancestral`: with variance "large" for VP chains, "small" for VE. A step to clean data is the guess, as everywhere.
+With `brownian` the noise of a step is an increment of one path, whatever the steps (brownian.py).
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from ..processes.gaussian import Point, decay
 from ..rng import Rng
 from ..scalars import sqrt, times
 from .loop import Denoise, Step
+from .noise import Noise, one_path
 
 
 @dataclass(frozen=True)
 class _Reverse(Step):
     noise: float = 1.0
+    brownian: bool = False
 
     def __post_init__(self) -> None:
         if self.noise < 0:
@@ -41,16 +44,25 @@ class _Reverse(Step):
     def weak_order(self) -> int:  # type: ignore[override]
         return 1
 
-    def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]) -> None:
+    @property
+    def strong_order(self) -> int | None:  # type: ignore[override]
+        """1, as the noise is additive."""
+        return 1 if self.noise else None
+
+    def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]) -> Noise | None:
         alpha = points[0].alpha
         if not (alpha.all() if isinstance(alpha, Tensor) else alpha):
             raise UsageProblem(
                 f"{self.name} divides by alpha, and at the first point of this grid no signal is left; "
                 "begin below t = 1 (karras and log-snr do), or take ancestral"
             )
+        return one_path(self.noise, points) if self.brownian else None
 
-    def noisy(self, mean: Tensor, std, rng: Rng) -> Tensor:
-        return mean if self.noise == 0 else mean + times(self.noise * std, rng.normal_like(mean))
+    def noisy(self, mean: Tensor, std, t: Point, s: Point, path: Noise | None, rng: Rng) -> Tensor:
+        if self.noise == 0:
+            return mean
+        z = rng.normal_like(mean) if path is None else path.standard(mean, t, s, rng)
+        return mean + times(self.noise * std, z)
 
 
 @dataclass(frozen=True)
@@ -59,15 +71,17 @@ class EulerMaruyama(_Reverse):
 
     name: ClassVar[str] = "euler-maruyama"
 
-    def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state, rng: Rng) -> tuple[Tensor, None]:
+    def step(
+        self, denoise: Denoise, x: Tensor, t: Point, s: Point, state: Noise | None, rng: Rng
+    ) -> tuple[Tensor, Noise | None]:
         x0 = denoise.process.state(denoise(x, t).mean)
         if s.is_clean:
-            return x0, None
+            return x0, state
         h, along = s.t - t.t, t.dsigma / t.sigma
         fresh = along - t.dalpha / t.alpha if self.noise > 0 else 0.0  # g^2 / (2 sigma^2)
         pull = along + self.noise**2 * fresh
         mean = times(1 + h * pull, x) + times(h * (t.dalpha - pull * t.alpha), x0)
-        return self.noisy(mean, t.sigma * sqrt(-2 * h * fresh), rng), None
+        return self.noisy(mean, t.sigma * sqrt(-2 * h * fresh), t, s, state, rng), state
 
 
 @dataclass(frozen=True)
@@ -82,11 +96,13 @@ class ReverseDiffusion(_Reverse):
 
     name: ClassVar[str] = "reverse-diffusion"
 
-    def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state, rng: Rng) -> tuple[Tensor, None]:
+    def step(
+        self, denoise: Denoise, x: Tensor, t: Point, s: Point, state: Noise | None, rng: Rng
+    ) -> tuple[Tensor, Noise | None]:
         x0 = denoise.process.state(denoise(x, t).mean)
         if s.is_clean:
-            return x0, None
+            return x0, state
         fresh = decay(t, s)
         pull = (1 + self.noise**2) / 2 * fresh
         mean = times(2 - t.alpha / s.alpha - pull, x) + times(pull * t.alpha, x0)
-        return self.noisy(mean, t.sigma * sqrt(fresh), rng), None
+        return self.noisy(mean, t.sigma * sqrt(fresh), t, s, state, rng), state

@@ -98,7 +98,7 @@ class SingleStep(Step):
         return min(self.stages, 2 if self.noise == "gaussian" else 1) if self.eta else None
 
     @property
-    def strong_order(self) -> int | None:
+    def strong_order(self) -> int | None:  # type: ignore[override]
         """Order along one Brownian path: 1, as the noise is additive."""
         return 1 if self.eta and self.noise == "gaussian" else None
 
