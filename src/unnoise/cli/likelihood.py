@@ -99,7 +99,7 @@ def run(argv: list[str]) -> None:
     print(f"{result['bits']:.4f}{spread} bits per dimension at most, {images}")
     for part, value in result["parts"].items():
         print(f"  {part:<15}{value:9.4f}")
-    if learned:
+    if learned and dequantiser:
         print(f"  spread over their levels by a dequantiser of {dequantiser['steps']:,} steps in {dequantiser['path']}")
     print(f"  {result['evaluations']:,.0f} evaluations an image; written to {form.run / 'likelihood.json'}")
 

@@ -38,7 +38,7 @@ from .splits import held_out
 def _one_attempt() -> Iterator[bool]:
     """Whether the hub answers. Inside, where it does not, what was kept of it is read without asking it again and again; and
     what its client logs is not shown."""
-    import datasets
+    import datasets.config
     import huggingface_hub
 
     logger = logging.getLogger("huggingface_hub")
