@@ -14,6 +14,7 @@ from unnoise.papers.seeds import SEEDS as SeedsRecipe
 from unnoise.processes import Gaussian
 from unnoise.recipe import Sampling
 from unnoise.samplers import (
+    DDIM,
     DEIS,
     FON,
     IPNDM,
@@ -73,6 +74,8 @@ from unnoise.schedules import EDM, Schedule
         (lambda: SEEDS(noise="rademacher", brownian=True), "Brownian path are normal"),
         (lambda: DPMSolverMultistep(brownian=True), "at eta 0 a step draws no noise"),
         (lambda: DPMSolver(brownian=True), "at eta 0 a step draws no noise"),
+        (lambda: DDIM(brownian=True), "at eta 0 a step draws no noise"),
+        (lambda: EulerMaruyama(noise=0.0, brownian=True), "at noise 0 a step draws no noise"),
         (lambda: SEEDS(eta=0.0, brownian=True), "at eta 0 a step draws no noise"),
         (lambda: PNDM("G"), "unknown kind of PNDM 'G'"),
         (lambda: Flow("x0", "log"), "unknown coordinate"),

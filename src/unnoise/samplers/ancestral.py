@@ -15,7 +15,7 @@ from ..processes.gaussian import Point, decay
 from ..rng import Rng
 from ..scalars import Scalar, plus, sqrt
 from .loop import Denoise, Step
-from .noise import Noise, one_path
+from .noise import Noise, check_path, one_path
 
 Variance = Literal["small", "large", "learned", "optimal"]
 
@@ -53,6 +53,7 @@ class Ancestral(Step):
             raise UsageProblem(f"mix is {self.mix}, but must lie between 0 (small variance) and 1 (large variance)")
         if self.eta < 1 and not self._plain:
             raise UsageProblem(f"eta {self.eta} scales the small variance; leave variance at 'small' and mix out")
+        check_path(self.brownian, self.eta)
 
     @property
     def _plain(self) -> bool:

@@ -28,10 +28,7 @@ class Noise:
     def __init__(self, flow: Flow, one_path: bool = False, kind: Kind = "gaussian", points: Sequence[Point] = ()):
         if kind not in KINDS:
             raise unknown("noise", kind, KINDS)
-        if one_path and not flow.eta:
-            raise UsageProblem(
-                "at eta 0 a step draws no noise, so there is no Brownian path; leave brownian out, or raise eta"
-            )
+        check_path(one_path, flow.eta)
         if one_path and kind != "gaussian":
             raise UsageProblem("increments of a Brownian path are normal; choose noise=gaussian, or leave brownian out")
         if one_path and any(isinstance(t.alpha, Tensor) for t in points):
@@ -60,10 +57,18 @@ class Noise:
         return x + self.draw(x, t, s, rng, flow)
 
 
-def one_path(strength: float, points: Sequence[Point]) -> Noise | None:
+def check_path(brownian: bool, strength: float, option: str = "eta") -> None:
+    """Refuses the path of a step that draws no noise."""
+    if brownian and not strength:
+        raise UsageProblem(
+            f"at {option} 0 a step draws no noise, so there is no Brownian path; leave brownian out, or raise {option}"
+        )
+
+
+def one_path(strength: float, points: Sequence[Point]) -> Noise:
     """The path for steps that know their own standard deviations: that of the exponential steps in x0 of the same
-    `strength`, lambda of [f - (1 + lambda^2)/2 g^2 score] dt + lambda g dw, whose eta is its square. None without noise."""
-    return Noise(Flow("x0", eta=strength**2), True, points=points) if strength else None
+    `strength`, lambda of [f - (1 + lambda^2)/2 g^2 score] dt + lambda g dw, whose eta is its square."""
+    return Noise(Flow("x0", eta=strength**2), True, points=points)
 
 
 def out_of_noise(x: Tensor, u0: Tensor, t: Point, s: Point, noise: Noise, rng: Rng) -> Tensor:

@@ -22,7 +22,7 @@ from ..processes.gaussian import Point, decay
 from ..rng import Rng
 from ..scalars import sqrt, times
 from .loop import Denoise, Step
-from .noise import Noise, one_path
+from .noise import Noise, check_path, one_path
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class _Reverse(Step):
             raise UsageProblem(
                 f"noise is {self.noise}, but must be 0 (the probability flow), 1 (the reverse SDE) or more"
             )
+        check_path(self.brownian, self.noise, "noise")
 
     @property
     def order(self) -> int | None:  # type: ignore[override]
