@@ -1,4 +1,4 @@
-"""One Brownian path for all step counts, and the orders of stochastic members in law and along the path."""
+"""One Brownian path for all step counts, and the orders of stochastic members in law; along the path: test_laws_stochastic."""
 
 import math
 
@@ -6,12 +6,10 @@ import pytest
 import torch
 from probes import moments, slope
 
-from unnoise.denoisers.denoiser import Denoiser
-from unnoise.laws import Estimate
 from unnoise.oracles import gaussian
 from unnoise.processes import Gaussian
 from unnoise.rng import Rng
-from unnoise.samplers import SEEDS, Brownian, SDEDPMSolverMultistep, sample
+from unnoise.samplers import SEEDS, Brownian, SDEDPMSolverMultistep
 from unnoise.schedules import EDM
 
 PROCESS = Gaussian(EDM(80.0))
@@ -86,36 +84,6 @@ def test_order_in_law(step, exact):
         assert slope(errors, counts) == pytest.approx(step.weak_order, abs=0.15), errors
     else:  # an order more of the deterministic part helps while steps are large
         assert slope(errors, counts) > step.weak_order - 0.15, errors
-
-
-class TwoPoints(Denoiser):
-    """The exact denoiser of x_0 = -1 or 1, which touches each number alone."""
-
-    process = PROCESS
-
-    def __init__(self):
-        super().__init__()
-
-    def forward(self, xt, t, cond=None):
-        point = self.process.at(t, xt)
-        return Estimate(torch.tanh(xt * point.alpha / point.sigma**2))
-
-
-@pytest.mark.parametrize("step", [SEEDS(1), SEEDS(2), SEEDS(3), SDEDPMSolverMultistep(2)], ids=str)
-def test_order_along_the_path(step):
-    """Against many steps along the same path: 1, as the noise is additive; along other paths nothing converges."""
-    from dataclasses import replace
-
-    step, counts, ends = replace(step, brownian=True), (8, 16, 32, 256), []
-    for steps in counts:
-        points = levels(steps, -1.5, 0.0)
-        start = torch.linspace(-6, 6, 400, dtype=torch.float64)[None]
-        ends.append(sample(TwoPoints(), step, lambda _: points, start.shape, start=start, dtype=torch.float64))  # noqa: B023
-    errors = [float((end - ends[-1]).square().mean().sqrt()) for end in ends[:-1]]
-    assert slope(errors, counts[:3]) > step.strong_order - 0.3, errors
-    points, other = levels(32, -1.5, 0.0), Rng.from_seeds([1])
-    away = sample(TwoPoints(), step, lambda _: points, start.shape, start=start, rng=other, dtype=torch.float64)
-    assert float((away - ends[-1]).square().mean().sqrt()) > 10 * errors[-1]
 
 
 def test_a_disturbed_state_is_the_mean_and_its_noise():
