@@ -12,7 +12,7 @@ from ..errors import unknown
 from .failures import told
 
 COMMANDS = {
-    "demo": "train, sample and score a small model on real images, in under five minutes",
+    "demo": "train, sample and score a small model on real images, in some minutes",
     "papers": "the shelf: what there is, and what was verified",
     "cite": "the BibTeX entry of a paper",
     "data": "list the data sets, and bring those that are not here",

@@ -86,7 +86,12 @@ def run(argv: list[str]) -> None:
     if form.trajectory and state.is_main_process:
         end = "gif" if form.trajectory == "gif" else "png"
         states = trajectory(
-            model, range(form.seed, form.seed + 8), sampling, 24 if end == "gif" else 10, label=label, guidance=guidance[0]
+            model,
+            range(form.seed, form.seed + 8),
+            sampling,
+            24 if end == "gif" else 10,
+            label=label,
+            guidance=guidance[0],
         )
         film = save_trajectory(states, picture.with_name(f"trajectory.{end}"))
     on_main(state, lambda: None)
@@ -138,11 +143,7 @@ def prepare(run: Path, how: SamplingForm) -> tuple[Any, Any, int | None, str | N
     own = model.recipe.sampling()
     pairs = dict(_pair(text) for text in how.option)
     sampling = own.changed(how.sampler, how.grid, how.steps, how.guidance, how.threshold, pairs, how.classifier)
-    if how.classifier and not getattr(model.recipe, "classifier", False):
-        raise UsageProblem(
-            f"--classifier needs a model with a classifier, as adm trains one; {run} ({model.recipe.slug}) has none"
-        )
-    check_guidance(model, how.guidance, run)
+    check_guidance(model, how.guidance, run, how.classifier)
     if how.nfe is not None:
         sampling = _for_evaluations(model, sampling, how, how.nfe)
     precision = None if how.precision == "auto" else how.precision
