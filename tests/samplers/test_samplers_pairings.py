@@ -11,7 +11,7 @@ from unnoise.laws import Estimate
 from unnoise.oracles import gaussian
 from unnoise.papers.dpm_solver import DPMSolver as Recipe
 from unnoise.papers.seeds import SEEDS as SeedsRecipe
-from unnoise.processes import Gaussian
+from unnoise.processes import Blur, Cold, Gaussian
 from unnoise.recipe import Sampling
 from unnoise.samplers import (
     DDIM,
@@ -146,6 +146,14 @@ def test_a_walk_too_short_for_its_order(step, least):
             sample(denoiser, step, lambda p: Karras(steps)(p), (1, 2))  # noqa: B023
     assert Sampling(step, Karras(least)).step is step
     assert sample(denoiser, step, Karras(least), (1, 2)).isfinite().all()
+
+
+def test_a_brownian_path_needs_a_gaussian_process():
+    process = Cold(Blur(20, 5, 0.3))
+    with pytest.raises(UsageProblem, match="leave brownian out"):
+        Ancestral(brownian=True).check(process)
+    with pytest.raises(UsageProblem, match="needs a Gaussian process"):
+        EulerMaruyama(brownian=True).check(process)
 
 
 class Frequencies(Schedule):
