@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import asdict, astuple
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_numbers_are_those_of_the_plain_functions():
 def test_equal_counts_of_reals_and_fakes_in_precision_and_its_kin():
     x, y = torch.randn(60, 3, generator=stream(1)).double(), torch.randn(200, 3, generator=stream(2)).double()
     found = prdc(y, 5).on(x)(torch.arange(60))
-    assert found == tuple(precision_recall_density_coverage(y[:60], x, 5).as_dict().values())
+    assert found == astuple(precision_recall_density_coverage(y[:60], x, 5))
     report = evaluate(blobs(50, 7), TRAIN, HELD_OUT, features="pixels", bootstrap=5, reference=30)
     assert (report["precision"].count, report["coverage"].floor_count, report["frechet"].count) == (30, 30, 50)
 
@@ -69,7 +70,7 @@ def test_each_measure_of_a_subset_is_the_plain_function_of_the_subset():
     assert sliced(y, 32, stream(6)).on(x)(rows)[0] == pytest.approx(
         sliced_wasserstein(x[rows], y, 32, seed=6), rel=1e-10
     )
-    expected = precision_recall_density_coverage(y[rows], x[rows], 3).as_dict()
+    expected = asdict(precision_recall_density_coverage(y[rows], x[rows], 3))
     assert prdc(y[:60], 3).on(x)(rows) == pytest.approx(tuple(expected.values()))
 
 
