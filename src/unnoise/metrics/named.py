@@ -73,9 +73,11 @@ def _imported(path: str) -> Callable[[Images], Tensor]:
     if not callable(function):
         raise UsageProblem(f"features {path!r} is not callable: it must map images (N, C, H, W) to an array (N, D)")
 
+    embed: Callable[[Tensor], Tensor] = function
+
     def told(x: Tensor) -> Tensor:
         try:
-            return function(x)
+            return embed(x)
         except Exception as error:
             raise Problem(
                 f"the features {path!r} failed on images {tuple(x.shape)} ({error}): mend that function"
