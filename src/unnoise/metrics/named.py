@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ def _imported(path: str) -> Callable[[Images], Tensor]:
     if not callable(function):
         raise UsageProblem(f"features {path!r} is not callable: it must map images (N, C, H, W) to an array (N, D)")
 
-    embed: Callable[[Tensor], Tensor] = function
+    embed = cast("Callable[[Tensor], Tensor]", function)
 
     def told(x: Tensor) -> Tensor:
         try:
