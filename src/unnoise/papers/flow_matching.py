@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..couplings import Coupling, Pairs, Replayed, minibatch_optimal
 from ..denoisers import Denoiser, NetworkDenoiser
 from ..denoisers import preconditioning as pre
+from ..errors import UsageProblem
 from ..likelihood import Flow, likelihood
 from ..networks import published
 from ..objectives import Matching, Objective, Uniform
@@ -29,6 +30,7 @@ from ..rng import Rng
 from ..samplers import RK45, Euler, Heun, sample
 from ..samplers import Uniform as Grid
 from ..schedules import LinearVP, Rectified
+from ..training import Run
 from ..training.options import PUBLISHED
 from ..verify import Finding, check, claim, untestable
 from . import paper
@@ -59,6 +61,12 @@ class FlowMatching(Recipe):
     sampling_steps: int = 20
     """Steps of Heun's method; 0 for the adaptive Dormand-Prince method of the paper, to 1e-5."""
 
+    def __post_init__(self) -> None:
+        if (self.coupling == "reflow") != bool(self.teacher):
+            raise UsageProblem(
+                "reflow straightens the flow of a run: give both --coupling reflow and --teacher RUN, or neither"
+            )
+
     @classmethod
     def paper(cls) -> FlowMatching:
         """CIFAR-10, the straight path: 2.99 bits/dim, FID 6.35 with 142 evaluations."""
@@ -77,6 +85,11 @@ class FlowMatching(Recipe):
                 precision="fp32",
             ),
         )
+
+    def fitted(self, data: Any) -> FlowMatching:
+        if self.teacher:
+            Run.open(self.teacher)  # a teacher that is missing is told before anything is written
+        return self
 
     def process(self) -> Gaussian:
         return Gaussian(Rectified(self.sigma_min) if self.path == "ot" else LinearVP())
