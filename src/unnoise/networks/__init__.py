@@ -3,6 +3,17 @@
 from .encoder import Encoder
 from .mlp import MLP, MLPOptions
 from .refinenet import RefineNet, RefineNetOptions
+from .transformer import Transformer, TransformerOptions
 from .unet import UNet, UNetOptions
 
-__all__ = ["MLP", "Encoder", "MLPOptions", "RefineNet", "RefineNetOptions", "UNet", "UNetOptions"]
+__all__ = [
+    "MLP",
+    "Encoder",
+    "MLPOptions",
+    "RefineNet",
+    "RefineNetOptions",
+    "Transformer",
+    "TransformerOptions",
+    "UNet",
+    "UNetOptions",
+]

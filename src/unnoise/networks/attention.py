@@ -11,16 +11,19 @@ from .norm import NormAct
 FEW = 1024
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`softmax(q k^T / sqrt(d)) v` for (batch, token, d).
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """`softmax(q k^T / sqrt(d)) v` for (batch, token, d); `causal`: of the tokens up to and with its own only.
 
     On the CPU up to `FEW` tokens by plain matrix products, which are quicker there than the fused kernel, bfloat16 above
     all. The softmax keeps the type of its input and works in float32 inside; autocast would make it store float32.
     """
     if q.device.type != "cpu" or q.shape[1] > FEW:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     with torch.autocast("cpu", enabled=False):
-        return torch.bmm(torch.bmm(q * q.shape[-1] ** -0.5, k.mT).softmax(-1), v)
+        scores = torch.bmm(q * q.shape[-1] ** -0.5, k.mT)
+        if causal:
+            scores = scores + torch.full(scores.shape[1:], -torch.inf, dtype=scores.dtype).triu(1)
+        return torch.bmm(scores.softmax(-1), v)
 
 
 class Attention(nn.Module):
