@@ -15,7 +15,9 @@ from torch import Tensor
 from .denoisers import Denoiser, Guidance, classifier_free, classifier_guidance, guided
 from .disk import disk_errors, write_file
 from .errors import Problem, UsageProblem
+from .kinds import kind_of, takes
 from .papers import find
+from .processes import Gaussian
 from .recipe import THRESHOLDS, Recipe, Sampling, Spec
 from .rng import Rng
 from .runtime import autocast, best_precision, default_device
@@ -65,6 +67,18 @@ class Model:
             raise UsageProblem(f"label {label} is none of the model's {count} classes, 0 to {count - 1}")
         return {"label": torch.tensor([seed % count if label is None else label for seed in seeds])}
 
+    def asked(
+        self, seeds: Sequence[int], label: int | None = None, prompt: str | None = None
+    ) -> tuple[dict[str, Tensor] | None, tuple[Guidance, ...]]:
+        """The conditions of samples by label and by prompt, and the guidance that the prompt asks for."""
+        cond = self.labels(seeds, label)
+        if prompt is None:
+            return cond, ()
+        said, guidance = self.recipe.prompt(self.spec, prompt)
+        if said is not None:
+            cond = (cond or {}) | {name: value.expand(len(seeds), *value.shape) for name, value in said.items()}
+        return cond, guidance
+
     def guided(self, sampling: Sampling, guidance: Sequence[Guidance] = ()) -> Denoiser:
         """The denoiser with the guidance and the thresholding of a sampling, and between them any further guidance."""
         free = [classifier_free(sampling.guidance)] if sampling.guidance != 1 else []
@@ -77,21 +91,23 @@ class Model:
         sampling: Sampling | None = None,
         *,
         label: int | None = None,
+        prompt: str | None = None,
         guidance: Sequence[Guidance] = (),
         watch: Watch | None = None,
         device: torch.device | str | None = None,
         precision: str | None = None,
     ) -> Tensor:
-        """Images in [-1, 1], one for each seed; sample i depends on seed i alone.
+        """Samples as a model sees them (images in [-1, 1]), one for each seed; sample i depends on seed i alone.
 
+        `prompt`: words for models that take them (`Recipe.prompt`).
         `guidance`: what the samples must follow besides, such as `measured(inpainting(image, known))`.
         """
         sampling = sampling or self.recipe.sampling()
         if label is not None and not self.recipe.conditional and not sampling.classifier:
             raise UsageProblem("only a classifier leads this model to a label; give guidance by it (--classifier 1)")
         device = torch.device(device or default_device())
-        cond = self.labels(seeds, label)
-        denoiser = self.guided(sampling, guidance).to(device).eval()
+        cond, followed = self.asked(seeds, label, prompt)
+        denoiser = self.guided(sampling, [*followed, *guidance]).to(device).eval()
         if cond is not None:
             cond = {name: value.to(device) for name, value in cond.items()}
         with autocast(device, precision or best_precision(device)):
@@ -101,7 +117,7 @@ class Model:
 
 
 class Conditioned:
-    """A data set whose batches carry only the conditions that `condition` lets through: a recipe's, for its network."""
+    """A data set whose batches carry the conditions that `condition` makes of them: a recipe's, for its network."""
 
     def __init__(self, data, condition: Callable):
         self.data, self.condition, self.fingerprint = data, condition, data.fingerprint
@@ -111,7 +127,7 @@ class Conditioned:
 
     def batch(self, indices):
         batch = self.data.batch(indices)
-        return _Seen(batch.x, self.condition(batch.cond))
+        return _Seen(batch.x, self.condition(batch))
 
 
 class _Seen:
@@ -134,6 +150,7 @@ def train_model(
     A run that goes on keeps its recipe and data; of the training options, all but the seed and the batch size may change
     (more steps, another learning rate), and the change is written down. Raises Problem or UsageProblem.
     """
+    takes(recipe.takes, recipe.slug, data.name, data.kind)
     recipe = recipe.fitted(data)
     if (Path(out) / "run.json").exists():
         run = Run.open(out)
@@ -197,19 +214,18 @@ def _train(model: Model, data, options: TrainingOptions, run: Run, preview: bool
 
 
 def draw_preview(model: Model, denoiser: Denoiser, step: int, folder: Path, count: int = 40) -> None:
-    """A grid of samples by the recipe's sampler, or by 25 steps of DDIM where that is long; the same seeds every time.
+    """An overview of samples by the recipe's sampler, or by 25 steps of DDIM where that is long; the same seeds every time.
 
     Where frequencies differ in their noise DDIM magnifies each error of the guess by up to 1/alpha: there the recipe's own
     step takes 100 steps at the most.
     """
-    from .data.pictures import grid, save_png
-
     sampling = model.recipe.sampling()
     steps = sampling.grid.steps
     if getattr(model.denoiser.process, "by_frequency", False):
         sampling = sampling.changed(steps=min(steps, 100))
-    elif steps > 25 or (sampling.step.evaluations(steps) or 0) > 100:
+    elif isinstance(model.denoiser.process, Gaussian) and (steps > 25 or (sampling.step.evaluations(steps) or 0) > 100):
         sampling = sampling.changed(sampler="ddim", steps=min(steps, 25))
     shown = Model(model.recipe, model.spec, denoiser)
-    images = shown.sample(range(count), sampling)
-    save_png(grid(images, columns=10), folder / f"samples-{step:08d}.png")
+    kind = kind_of(model.spec)
+    samples = kind.finish(shown.sample(range(count), sampling), model.spec)
+    kind.sheet(samples, folder, model.spec, columns=10, name=f"samples-{step:08d}")

@@ -38,24 +38,48 @@ LAPTOP_TRAINING = TrainingOptions(
 class Spec:
     """What a model must know of its data: enough to build it, and to sample from it without the data at hand.
 
-    `shape` (channels, height, width), number of classes (None: no labels), grey levels, and the standard deviation in [-1, 1].
+    shape      of one row, as a model sees it: (channels, height, width) of images in [-1, 1]
+    classes    their names, or None
+    levels     grey levels of images
+    std        the standard deviation of the numbers
+    kind       images, text, sound or points (`unnoise.kinds`)
+    alphabet   of text: what each token stands for; rate: of sound, samples a second; manifold: where points lie
     """
 
     shape: tuple[int, ...]
     classes: tuple[str, ...] | None = None
     levels: int = 256
     std: float = 0.5
+    kind: str = "images"
+    alphabet: tuple[str, ...] | None = None
+    rate: int | None = None
+    manifold: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
-        object.__setattr__(self, "classes", None if self.classes is None else tuple(self.classes))
+        for name in ("classes", "alphabet"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+
+    @classmethod
+    def like(cls, data) -> Spec:
+        """The spec of a data set but for the deviation: no row is read."""
+        return cls(
+            data.shape,
+            data.classes,
+            data.levels,
+            kind=data.kind,
+            alphabet=data.alphabet,
+            rate=data.rate,
+            manifold=data.manifold,
+        )
 
     @classmethod
     def of(cls, data) -> Spec:
-        """The spec of a data set; the deviation is that of up to 2,000 images spread over it."""
+        """The spec of a data set; the deviation is that of up to 2,000 rows spread over it."""
         rows = torch.linspace(0, len(data) - 1, min(2000, len(data))).long()
         std = float(data.batch(rows).x.double().std())
-        return cls(data.shape, data.classes, data.levels, round(std, 4))
+        return replace(cls.like(data), std=round(std, 4))
 
     @property
     def num_classes(self) -> int | None:
@@ -250,6 +274,8 @@ class Recipe:
 
     presets: ClassVar[tuple[str, ...]] = ("laptop", "paper")
     """Configurations by name, each a class method: "paper-256" is `paper_256`."""
+    takes: ClassVar[tuple[str, ...]] = ("images",)
+    """The kinds of data it can learn."""
     slug: ClassVar[str] = ""
     info: ClassVar[Any] = None
 
@@ -308,9 +334,13 @@ class Recipe:
             )
         return self.network.build(channels, outputs * channels, spec.num_classes if self.conditional else None)
 
-    def condition(self, cond: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
-        """What of a batch's conditions the network is given."""
-        return cond if self.labelled else None
+    def condition(self, batch: Any) -> dict[str, Tensor] | None:
+        """What the network is told of a batch (x, label, caption)."""
+        return batch.cond if self.labelled else None
+
+    def prompt(self, spec: Spec, text: str) -> tuple[dict[str, Tensor] | None, tuple[Guidance, ...]]:
+        """What a user's words ask of samples: conditions of one sample, without the batch's axis, and guidance."""
+        raise UsageProblem(f"{self.slug} takes no prompt; leave --prompt out")
 
     def as_dict(self) -> dict[str, Any]:
         """Options for JSON."""

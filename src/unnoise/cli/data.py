@@ -57,14 +57,12 @@ def show_list(form: List) -> None:
     if form.json:
         print_json([row.as_dict() for row in rows])
         return
-    columns = ["name", "here", "images", "held out", "size", "classes", "captions", "licence"]
+    columns = ["name", "here", "train", "held out", "size", "classes", "captions", "licence"]
     table = []
     for row in rows:
-        channels, height, width = row.shape
-        kind = "grey" if channels == 1 else "colour"
-        counts = [f"{row.train:,}", f"{row.held_out:,}", f"{height}x{width} {kind}", str(row.classes or "-")]
+        counts = [f"{row.train:,}", f"{row.held_out:,}", row.size, str(row.classes or "-")]
         table.append([row.name, "yes" if row.here else "no", *counts, "yes" if row.captions else "-", row.licence])
-    print_table(columns, table, right=("images", "held out", "classes"))
+    print_table(columns, table, right=("train", "held out", "classes"))
     if any(not row.here for row in rows):
         print("\n`unnoise data get NAME` brings a set that is not here")
 

@@ -83,19 +83,18 @@ def measure(model: Any, form: ExplainForm) -> tuple[Any, str]:
     """The errors on the images that were asked for, and the name of the data."""
     import torch
 
-    from ..data import load
+    from ..data import load_like
     from ..explain import errors, noise_levels
 
     levels = len(noise_levels(model.denoiser.process, form.levels)[0])
-    shape = model.spec.shape
-    data = load(form.data or model.recipe.data, form.split, size=tuple(shape[1:]), channels=shape[0])
+    data = load_like(form.data or model.recipe.data, model.spec, form.split)
     if form.count > len(data):
         raise UsageProblem(f"--count is {form.count:,}, but {data.name} ({form.split}) has {len(data):,} images")
     rows = torch.linspace(0, len(data) - 1, form.count).round().long()
 
     def batch(first: int, last: int) -> tuple[Any, Any]:
         images = data.batch(rows[first:last])
-        return images.x, None if form.unlabelled else model.recipe.condition(images.cond)
+        return images.x, None if form.unlabelled else model.recipe.condition(images)
 
     with Counter("explain", form.count * levels, sys.stderr is not None) as counter:
         found = errors(

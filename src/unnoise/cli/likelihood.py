@@ -144,10 +144,9 @@ def dequantised(model: Any, form: LikelihoodForm, method: Any) -> tuple[Any, dic
 
 def images_of(model: Any, form: LikelihoodForm, split: str) -> Any:
     """A split of the data, in the model's size and levels."""
-    from ..data import load
+    from ..data import load_like
 
-    shape = model.spec.shape
-    data = load(form.data or model.recipe.data, split, size=tuple(shape[1:]), channels=shape[0])
+    data = load_like(form.data or model.recipe.data, model.spec, split)
     if data.levels != model.spec.levels:
         raise UsageProblem(
             f"{data.name} has {data.levels} grey levels and this model's data have {model.spec.levels}, "
@@ -168,7 +167,7 @@ def measure(model: Any, form: LikelihoodForm, method: Any, data: Any) -> tuple[A
     with Counter("likelihood", form.count, sys.stderr is not None) as counter:
         for first in range(0, form.count, form.batch_size):
             batch = data.batch(rows[first : first + form.batch_size])
-            cond = None if form.unlabelled else model.recipe.condition(batch.cond)
+            cond = None if form.unlabelled else model.recipe.condition(batch)
             rng = Rng.from_seeds(range(form.seed + first, form.seed + first + len(batch)))
             found.append(likelihood(model, batch.x, method, cond=cond, rng=rng))
             counter(first + len(batch))

@@ -39,6 +39,8 @@ class SamplingForm:
     """Options of the sampler and the grid, as name=value."""
     label: str | None = None
     """Samples of this class only, by name or number; all in turn if left out."""
+    prompt: str | None = None
+    """What a model that takes words is asked for: a caption, the beginning of a text, or the file of a sound to be spoken."""
     weights: str = "ema"
     """ema, model (as trained, without averaging), or ema-power-..."""
     step: int | None = None
@@ -62,8 +64,9 @@ class Sample:
     """Number of images."""
     seed: int = 0
     """Seed of the first image."""
-    format: Literal["png", "npz", "grid"] = "png"
-    """A file for each image, named by its seed; 500 images a file; or only the sheet."""
+    format: Literal["png", "txt", "wav", "csv", "npz", "grid"] | None = None
+    """A file for each sample, named by its seed (png; of text txt, of sound wav; of points, one csv); 500 samples a file
+    (npz); or only the sheet."""
     out: Path | None = None
     """Where the images go; RUN/samples/..., named by the configuration, if left out."""
     trajectory: Literal["gif", "grid"] | None = None
@@ -91,6 +94,7 @@ def run(argv: list[str]) -> None:
             sampling,
             24 if end == "gif" else 10,
             label=label,
+            prompt=form.how.prompt,
             guidance=guidance[0],
         )
         film = save_trajectory(states, picture.with_name(f"trajectory.{end}"))
@@ -102,9 +106,18 @@ def run(argv: list[str]) -> None:
             print(f"  by     {walker(model, sampling, form.how.nfe)}")
         print(f"  sheet  {picture}")
         if form.format != "grid":
-            print(f"  files  {picture.parent / ('images' if form.format == 'png' else 'shards')}")
+            print(f"  files  {_files(model, picture.parent, form.format)}")
         if form.trajectory:
             print(f"  way    {film}")
+
+
+def _files(model, folder: Path, format: str | None) -> Path:
+    from ..kinds import kind_of
+
+    kind = kind_of(model.spec)
+    if format == "npz":
+        return folder / "shards"
+    return folder / (f"samples.{kind.suffix}" if kind.single else kind.name)
 
 
 def sample_to(
@@ -113,20 +126,22 @@ def sample_to(
     """`generate`, with a bar, and a sentence when it is interrupted; `out` None: a folder of the configuration's own."""
     from ..crew import crew
     from ..generate import generate
+    from ..kinds import kind_of
     from ..training import Interrupted
     from .failures import Terminated
 
-    state = crew()
+    state, format = crew(), format or kind_of(model.spec).suffix
     if out is None:
         what = [model.source["sha256"], sampling.describe(), label, seed, precision, format]
-        key = json.dumps(what if guidance[1] is None else [*what, guidance[1]])
+        key = json.dumps([*what, *(more for more in (guidance[1], how.prompt) if more is not None)])
         mark = hashlib.sha256(key.encode()).hexdigest()[:6]
         out = Path(model.source["path"]) / "samples" / f"{sampling.step.name}-{sampling.grid.steps}-{format}-{mark}"
     with Counter("sampling", count, visible and state.is_main_process) as counter:
         ranks = state.num_processes
         try:
             return generate(
-                model, out, count, seed=seed, sampling=sampling, label=label, format=format, precision=precision,
+                model, out, count, seed=seed, sampling=sampling, label=label, prompt=how.prompt, format=format,
+                precision=precision,
                 batch_size=how.batch_size, on_images=lambda done: counter(min(count, done * ranks)),
                 guidance=guidance[0], known=guidance[1],
             )  # fmt: skip
@@ -140,6 +155,8 @@ def prepare(run: Path, how: SamplingForm) -> tuple[Any, Any, int | None, str | N
     from ..model import Model
 
     model = Model.load(run, how.weights, how.step)
+    if how.prompt is not None:
+        model.asked([0], None, how.prompt)  # what the model does not understand is told at once
     own = model.recipe.sampling()
     pairs = dict(_pair(text) for text in how.option)
     sampling = own.changed(how.sampler, how.grid, how.steps, how.guidance, how.threshold, pairs, how.classifier)

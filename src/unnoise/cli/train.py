@@ -20,7 +20,7 @@ USAGE = """usage: unnoise train PAPER [--data X] [--preset laptop|paper] [--out 
        unnoise train --resume RUN [--steps N] [options]
 
 PAPER is one of: {papers}.
-X is a data set (`unnoise data list`), a folder of images, or hf:owner/name.
+X is a data set (`unnoise data list`), a folder of images or sounds, a text or a .csv of points, or hf:owner/name.
 
 `unnoise train PAPER --help` shows all options with that paper's defaults; add --preset paper for the published ones.
 `accelerate launch -m unnoise train PAPER ...` trains on several processes, GPUs or machines.
@@ -52,12 +52,15 @@ def begin(argv: list[str], slug: str) -> None:
     """Train a new run."""
     from ..crew import crew, on_main
     from ..data import load
+    from ..kinds import takes
     from ..papers import find
+    from ..recipe import Spec
 
     form = _parse(argv, find(slug).preset(_value(argv, "--preset") or "laptop"), slug)
     recipe = replace(form.recipe, data=_absolute(form.recipe.data))
     data = load(recipe.data, size=_size(form.size), channels=form.channels)
-    recipe.denoiser(_spec(data))  # what cannot be built is told before there is a folder
+    takes(recipe.takes, slug, recipe.data, data.kind)
+    recipe.denoiser(Spec.like(data))  # what cannot be built is told before there is a folder
     state = crew()
     out = on_main(state, lambda: str(_new_folder(form.out, slug, recipe.data)))
     _train(recipe, data, Path(out), state)
@@ -66,7 +69,7 @@ def begin(argv: list[str], slug: str) -> None:
 def go_on(argv: list[str], path: str, slug: str | None) -> None:
     """Train a run on: its own recipe and data; more steps or other training options if asked."""
     from ..crew import crew
-    from ..data import load
+    from ..data import load_like
     from ..model import described
     from ..training import Run
 
@@ -86,7 +89,7 @@ def go_on(argv: list[str], path: str, slug: str | None) -> None:
             raise UsageProblem(f"--{name} does not go with --resume: the run keeps what it was begun with")
     if recipe.training.steps != before.training.steps and recipe.training.minutes == before.training.minutes:
         recipe = replace(recipe, training=replace(recipe.training, minutes=None))
-    data = load(recipe.data, size=(spec.shape[1], spec.shape[2]), channels=spec.shape[0])
+    data = load_like(recipe.data, spec)
     _train(recipe, data, run.path, crew())
 
 
@@ -100,7 +103,7 @@ def _parse(argv: list[str], recipe: Any, slug: str) -> Any:
              "laptop"),
             ("out", _told(Path | None, "The folder of the run; runs/PAPER-DATA-N, N a new number, if left out."), None),
             ("resume", _told(Path | None, "Go on with this run: its recipe, its data."), None),
-            ("size", _told(tuple[int, ...] | None, "Scale images to this many pixels: one number, or height and width."),
+            ("size", _told(tuple[int, ...] | None, "Pixels that images are scaled to, one number or height and width; length of texts."),
              None),
             ("channels", _told(int | None, "1 makes all images grey, 3 colour."), None),
             ("recipe", Annotated[type(recipe), arg(name="")], field(default=recipe)),
@@ -135,12 +138,12 @@ def _size(size: tuple[int, ...] | None) -> int | tuple[int, int] | None:
 
 
 def _absolute(data: str) -> str:
-    """A folder by its full path, so that the run can go on from elsewhere."""
+    """A folder or file by its full path, so that the run can go on from elsewhere."""
     local = data.startswith(("hf:.", "hf:~"))
     path = Path(data.removeprefix("hf:")).expanduser() if local else Path(data).expanduser()
     if local:
         return f"hf:{path.absolute()}"
-    return str(path.absolute()) if path.is_dir() and not _named(data) else data
+    return str(path.absolute()) if path.exists() and not _named(data) else data
 
 
 def _named(data: str) -> bool:
@@ -148,12 +151,6 @@ def _named(data: str) -> bool:
     from ..data.fetched import FETCHED
 
     return data in BUILTIN or data in FETCHED or data.startswith("hf:")
-
-
-def _spec(data) -> Any:
-    from ..recipe import Spec
-
-    return Spec(data.shape, data.classes, data.levels)
 
 
 def _new_folder(out: Path | None, slug: str, data: str) -> Path:
@@ -173,12 +170,12 @@ def next_number(folder: Path, stem: str) -> Path:
 
 
 def _train(recipe: Any, data: Any, out: Path, state: Any) -> None:
+    from ..kinds import kind_of
     from ..model import train_model
 
     say = partial(print, flush=True) if state.is_main_process else (lambda text: None)
-    channels, height, width = data.shape
     kinds = f", {len(data.classes)} classes" if data.classes and recipe.conditional else ""
-    say(f"{recipe.slug} on {data.name}: {len(data):,} images of {height}x{width}x{channels}{kinds}")
+    say(f"{recipe.slug} on {data.name}: {len(data):,} {data.kind} of {kind_of(data).describe(data)}{kinds}")
     say(f"run folder {out}")
     model, result = train_model(recipe, data, out)
     parameters = sum(p.numel() for p in model.denoiser.parameters())
@@ -193,6 +190,6 @@ def _train(recipe: Any, data: Any, out: Path, state: Any) -> None:
 
 def leavings(out: Path, result: Any) -> dict[str, Path]:
     """What a person looks at after a training."""
-    previews = sorted((out / "pictures").glob("samples-*.png"))
+    previews = sorted((out / "pictures").glob("samples-*"))
     found = {"weights": result.checkpoint, "loss": out / "pictures" / "loss.png"}
     return found | ({"preview": previews[-1]} if previews else {})

@@ -1,4 +1,4 @@
-"""Real images in: built-in sets, fetched sets, folders, the Hugging Face hub.
+"""Real data in: built-in sets, fetched sets, folders, files, the Hugging Face hub.
 
 from unnoise.data import load
 train = load("fashion-mnist")                    # or "digits", "emoji-twitter", "mnist", "photos/", "hf:owner/name"
@@ -7,11 +7,13 @@ batch = train.batch([0, 1, 2])                   # batch.x: float32 (3, 1, 28, 2
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..errors import unknown
+from ..errors import UsageProblem, unknown
 from .builtin import BUILTIN
 from .dataset import Batch, DataSet, Facts
 from .encoded import Size, check_options, refit
@@ -19,6 +21,9 @@ from .fetch import available, get, read
 from .fetched import FETCHED
 from .levels import from_levels, to_levels, to_uint8
 from .splits import SPLITS
+
+if TYPE_CHECKING:
+    from ..kinds import About
 
 __all__ = [
     "Batch",
@@ -28,6 +33,7 @@ __all__ = [
     "from_levels",
     "get",
     "load",
+    "load_like",
     "to_levels",
     "to_uint8",
 ]
@@ -36,10 +42,11 @@ __all__ = [
 def load(name: str | Path, split: str = "train", *, size: Size | None = None, channels: int | None = None) -> DataSet:
     """A split, "train" or "held-out", of a data set.
 
-    `name` is a built-in set, a fetched one, the path of a folder of images (see `unnoise.data.folder`), or
-    "hf:owner/name" (see `unnoise.data.hub`). `size`, in pixels (an int for a square, or (height, width)): every image
+    `name` is a built-in set, a fetched one, the path of a folder of images or sounds (see `unnoise.data.folder`, `.sound`), of a
+    text file (`.text`) or a table of points (`.points`, .csv), or "hf:owner/name" (see `unnoise.data.hub`).
+    Of images, `size`, in pixels (an int for a square, or (height, width)): every image
     is scaled until it just covers that, and its centre cut out; needed when the images have different sizes.
-    `channels`: 1 makes all images grey, 3 colour.
+    `channels`: 1 makes all images grey, 3 colour. Of texts and sounds, `size` is the length of a row.
 
     Raises `UsageProblem` or `Problem`, in one sentence, when that cannot be had.
     """
@@ -53,12 +60,15 @@ def load(name: str | Path, split: str = "train", *, size: Size | None = None, ch
     if name not in BUILTIN and name not in FETCHED:
         return _folder(name, split, size, channels)
 
+    built_in = BUILTIN.get(name)
+    if built_in is not None and built_in.open is not None:
+        _no_channels(name, channels)
+        return built_in.open(split, size)
     wanted, channels = check_options(size, channels)
-    facts, rows = (
-        (BUILTIN[name].facts, BUILTIN[name].read(split))
-        if name in BUILTIN
-        else (FETCHED[name].facts, read(name, split))
-    )
+    if built_in is not None and built_in.read is not None:
+        facts, rows = built_in.facts, built_in.read(split)
+    else:
+        facts, rows = FETCHED[name].facts, read(name, split)
     images, levels = rows.images, facts.levels
     if levels != 256 and wanted not in (None, tuple(images.shape[2:])):
         images, levels = to_uint8(images, levels), 256  # scaling makes values between the levels
@@ -67,9 +77,36 @@ def load(name: str | Path, split: str = "train", *, size: Size | None = None, ch
     return DataSet(facts, split, images, rows.labels, rows.captions, rows.names)
 
 
+FILES = {".txt": "text", ".csv": "points"}
+"""Which module reads a file of that suffix: `load(path, split, size)`."""
+SOUNDS = (".wav", ".flac", ".ogg")
+
+
+def load_like(name: str | Path, about: About, split: str = "train") -> DataSet:
+    """The data set in the shape that a model was made for (a `Spec`)."""
+    if about.kind == "images":
+        channels, height, width = about.shape
+        return load(name, split, size=(height, width), channels=channels)
+    return load(name, split, size=None if about.kind == "points" else about.shape[-1])
+
+
+def _no_channels(name: str, channels: int | None) -> None:
+    if channels is not None:
+        raise UsageProblem(f"--channels is for images, and {name} holds none; leave it out")
+
+
 def _folder(name: str, split: str, size: Size | None, channels: int | None) -> DataSet:
     from . import folder
 
+    path = Path(name).expanduser()
+    module = FILES.get(path.suffix.lower()) if path.is_file() else None
+    if path.is_dir() and any(p.suffix.lower() in SOUNDS for p in path.rglob("*")):
+        module = "sound"
+    if module is not None:
+        _no_channels(name, channels)
+        return importlib.import_module(f".{module}", __name__).load(path, split, size)
     if not Path(name).expanduser().exists() and os.sep not in name and not name.startswith((".", "~")):
-        raise unknown("data set", name, ["hf:owner/name", "a folder of images", *BUILTIN, *FETCHED])
+        raise unknown(
+            "data set", name, ["hf:owner/name", "a folder of images", "FILE.txt", "FILE.csv", *BUILTIN, *FETCHED]
+        )
     return folder.load(name, split, size=size, channels=channels)

@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from .dataset import Facts
+from .dataset import DataSet, Facts
 from .splits import held_out
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -29,8 +29,11 @@ class Rows(NamedTuple):
 
 
 class BuiltIn(NamedTuple):
+    """Images are read by `read(split)`; sets of another kind open themselves: `open(split, size)`, size as `load` was given it."""
+
     facts: Facts
-    read: Callable[[str], Rows]
+    read: Callable[[str], Rows] | None = None
+    open: Callable[[str, Any], DataSet] | None = None
 
 
 def atlas(path: Path, count: int, height: int, width: int) -> Tensor:

@@ -10,16 +10,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..errors import UsageProblem
 from .levels import from_levels, to_levels, to_uint8
 from .pixels import InMemory, Pixels
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a data set before any pixel is read."""
+    """What is known of a data set before any row is read."""
 
     name: str
-    shape: tuple[int, int, int]  # channels, height, width
+    shape: tuple[int, ...]  # of images: channels, height, width
     train: int  # rows
     held_out: int
     rule: str  # how the held-out rows are chosen
@@ -29,11 +30,16 @@ class Facts:
     classes: tuple[str, ...] | None = None
     levels: int = 256
     captions: bool = False
+    kind: str = "images"
+    alphabet: tuple[str, ...] | None = None  # of text: what each token stands for
+    rate: int | None = None  # of sound: samples a second
+    manifold: str | None = None  # of points: where they lie
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a data set: `x` float32 in [-1, 1] (batch, channel, height, width), `label` int64 (batch,), captions."""
+    """Rows of a data set: `x` as a model sees them (of images float32 in [-1, 1], (batch, channel, height, width)), `label`
+    int64 (batch,), captions."""
 
     x: Tensor
     label: Tensor | None = None
@@ -56,9 +62,10 @@ class DataSet:
     """The rows of one split of a data set.
 
     name, split        "train" or "held-out"
-    shape              (channels, height, width)
+    kind               images, text, sound or points (`unnoise.kinds`)
+    shape              of one row: (channels, height, width) of images
     classes            their names in the order of the labels, or None
-    levels             K: pixels are the integers 0..K-1, seen by models as x = 2k/(K-1) - 1
+    levels             K: pixels of images are the integers 0..K-1, seen by models as x = 2k/(K-1) - 1
     has_captions       whether batches carry captions ("" for a row that has none)
     names              a name for each row where the source has one (a relative path, a code point), or None
     licence, source, citation, rule (how the held-out rows are chosen)
@@ -79,33 +86,39 @@ class DataSet:
         self.labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
         self.captions, self.names, self._fingerprint = captions, names, fingerprint
         self.name, self.shape, self.classes, self.levels = facts.name, facts.shape, facts.classes, facts.levels
+        self.kind, self.alphabet, self.rate, self.manifold = facts.kind, facts.alphabet, facts.rate, facts.manifold
         self.licence, self.source, self.citation, self.rule = facts.licence, facts.source, facts.citation, facts.rule
         self.has_captions = captions is not None
         if tuple(self.pixels.shape) != tuple(facts.shape):
-            raise ValueError(f"the facts say {facts.shape}, the pixels are {self.pixels.shape}")
+            raise ValueError(f"the facts say {facts.shape}, the rows are {self.pixels.shape}")
         for column in (self.labels, captions, names):
             if column is not None and len(column) != len(self):
-                raise ValueError(f"{len(self)} images, but a column of {len(column)}")
+                raise ValueError(f"{len(self)} rows, but a column of {len(column)}")
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __repr__(self) -> str:
         kinds = "" if self.classes is None else f", {len(self.classes)} classes"
-        return f"DataSet({self.name!r}, {self.split!r}, {len(self)} images {self.shape}{kinds})"
+        return f"DataSet({self.name!r}, {self.split!r}, {len(self)} {self.kind} {self.shape}{kinds})"
 
     def batch(self, indices: Sequence[int] | Tensor) -> Batch:
-        """The rows at `indices` (any integers 0..len-1, repeats allowed), as floats in [-1, 1]."""
+        """The rows at `indices` (any integers 0..len-1, repeats allowed), as a model sees them."""
+        from ..kinds import kind_of
+
         indices = torch.as_tensor(indices, dtype=torch.int64)
         label = None if self.labels is None else self.labels.index_select(0, indices)
         caption = None if self.captions is None else [self.captions[i] for i in indices.tolist()]
-        return Batch(from_levels(self.pixels.take(indices), self.levels), label, caption)
+        return Batch(kind_of(self.facts).decode(self.pixels.take(indices), self.facts), label, caption)
 
     def images(self, limit: int | None = None) -> Tensor:
         """The first `limit` images (default all) as uint8 pixels 0..255 (count, channel, height, width).
 
         Sets with fewer grey levels are stretched to 0..255, so that metrics and pictures see one scale.
+        Raises UsageProblem where the rows are no images.
         """
+        if self.kind != "images":
+            raise UsageProblem(f"{self.name} is {self.kind}, not images; choose another data set")
         count = len(self) if limit is None else min(limit, len(self))
         parts = [self.pixels.take(torch.arange(i, min(i + 1024, count))) for i in range(0, count, 1024)]
         return to_uint8(torch.cat(parts) if parts else torch.empty(0, *self.shape, dtype=torch.uint8), self.levels)
@@ -127,6 +140,8 @@ class DataSet:
         """
         content = self._fingerprint or self.pixels.digest()
         parts = [self.split, str(tuple(self.shape)), str(self.levels), str(self.classes), content]
+        if self.kind != "images":
+            parts.append(str((self.kind, self.alphabet, self.rate, self.manifold)))
         if self.labels is not None:
             parts.append(hashlib.sha256(self.labels.numpy().tobytes()).hexdigest())
         if self.captions is not None:

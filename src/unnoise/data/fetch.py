@@ -134,7 +134,9 @@ class Row:
     name: str
     here: bool
     where: str  # "shipped", a file, or the package that would be fetched
-    shape: tuple[int, int, int]
+    kind: str
+    shape: tuple[int, ...]
+    size: str  # of a row, in words
     train: int
     held_out: int
     classes: int
@@ -147,12 +149,14 @@ class Row:
 
 def available(root: str | Path | None = None) -> list[Row]:
     """All named sets: those that are built in, then those that can be fetched."""
+    from ..kinds import kind_of
 
     def row(facts: Facts, here: bool, place: str) -> Row:
-        kinds = len(facts.classes or ())
+        count, size = len(facts.classes or ()), kind_of(facts).describe(facts)
         return Row(
-            facts.name, here, place, facts.shape, facts.train, facts.held_out, kinds, facts.captions, facts.licence
-        )
+            facts.name, here, place, facts.kind, facts.shape, size, facts.train, facts.held_out, count, facts.captions,
+            facts.licence,
+        )  # fmt: skip
 
     rows = [row(entry.facts, True, "built in") for entry in BUILTIN.values()]
     for name, entry in FETCHED.items():

@@ -1,4 +1,4 @@
-"""Where the pixels of a data set are: in memory, or in files that are decoded when they are asked for."""
+"""Where the rows of a data set are: in memory, or in files that are decoded when they are asked for."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ CACHE_BYTES = 1 << 30  # a lazy set up to this size is decoded once, then kept
 
 
 class Pixels(Protocol):
-    shape: tuple[int, int, int]
+    """Rows as they are stored: of images, uint8 (channel, height, width)."""
+
+    shape: tuple[int, ...]
 
     def __len__(self) -> int: ...
 
     def take(self, indices: Tensor) -> Tensor:
-        """uint8 (len(indices), channel, height, width), a copy the caller may change."""
+        """(len(indices), *shape), a copy the caller may change."""
         ...
 
     def digest(self) -> str:
-        """A hash of all pixels."""
+        """A hash of all rows."""
         ...
 
 
@@ -36,7 +38,7 @@ def gather(images: Tensor, indices: Tensor) -> Tensor:
 
 
 class InMemory:
-    """A uint8 tensor (count, channel, height, width)."""
+    """A tensor of rows, (count, *shape)."""
 
     def __init__(self, images: Tensor):
         self.all = images.contiguous()

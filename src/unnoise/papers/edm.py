@@ -211,7 +211,8 @@ def preconditioning_helps_at_large_noise(lab) -> Finding:
 def _held_out_loss(lab, model):
     """The training loss on held-out digits, 20 noisings each, without augmentation."""
     data = lab.data("digits", "held-out")
-    x0, cond = lab.held_out("digits"), model.recipe.condition({"label": data.labels})
+    batch = data.batch(range(len(data)))
+    x0, cond = batch.x, model.recipe.condition(batch)
     objective = model.recipe.objective(model.spec)
     draws = [objective(model.denoiser, x0, cond, Rng.for_step(7, i, range(len(x0)))) for i in range(20)]
     return float(torch.cat([d.per_example for d in draws]).mean())

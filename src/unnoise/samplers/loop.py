@@ -115,7 +115,8 @@ def sample(
     step.check(process)
     points = grid(process)
     rng = Rng.from_seeds(range(shape[0])) if rng is None else rng
-    x = (process.prior(shape, points[0]).sample(rng) if start is None else start).to(rng.device, dtype)
+    x = (process.prior(shape, points[0]).sample(rng) if start is None else start).to(rng.device)
+    x = x.to(dtype) if x.is_floating_point() else x  # tokens stay numbers of tokens
     denoise = Denoise(denoiser, shape[0], cond, x.device)
     state = step.init(denoise, x, points)
     if watch is not None:
