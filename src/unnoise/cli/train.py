@@ -103,7 +103,7 @@ def _parse(argv: list[str], recipe: Any, slug: str) -> Any:
              "laptop"),
             ("out", _told(Path | None, "The folder of the run; runs/PAPER-DATA-N, N a new number, if left out."), None),
             ("resume", _told(Path | None, "Go on with this run: its recipe, its data."), None),
-            ("size", _told(tuple[int, ...] | None, "Pixels that images are scaled to, one number or height and width; length of texts."),
+            ("size", _told(tuple[int, ...] | None, "Pixels of an image, one number or height and width; length of a text."),
              None),
             ("channels", _told(int | None, "1 makes all images grey, 3 colour."), None),
             ("recipe", Annotated[type(recipe), arg(name="")], field(default=recipe)),
