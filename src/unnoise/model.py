@@ -23,6 +23,7 @@ from .rng import Rng
 from .runtime import autocast, best_precision, default_device
 from .samplers import sample
 from .samplers.loop import Watch
+from .stages import check_stages, run_stages
 from .training import Result, Run, TrainingOptions, train
 
 
@@ -144,26 +145,33 @@ def train_model(
     *,
     preview: bool = True,
     on_step: Callable[[dict], object] | None = None,
+    within: Run | None = None,
 ) -> tuple[Model, Result]:
     """Train a recipe on a data set (`unnoise.data.load`) into a new run folder, or go on with the one that is there.
 
     A run that goes on keeps its recipe and data; of the training options, all but the seed and the batch size may change
-    (more steps, another learning rate), and the change is written down. Raises Problem or UsageProblem.
+    (more steps, another learning rate), and the change is written down. What the recipe builds on is trained first (stages.py);
+    `within` is the run of which this one is a stage. Raises Problem or UsageProblem.
     """
     takes(recipe.takes, recipe.slug, data.name, data.kind)
     recipe = recipe.fitted(data)
     if (Path(out) / "run.json").exists():
         run = Run.open(out)
-        return _train(_continued(run, recipe, data), data, recipe.training, run, preview, on_step)
-    spec = Spec.of(data)
-    model = Model(recipe, spec, seed=recipe.training.seed)
-    config = {
-        "paper": recipe.slug,
-        "recipe": recipe.as_dict(),
-        "spec": asdict(spec),
-        "data": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint},
-    }
-    return _train(model, data, recipe.training, Run.create(out, config), preview, on_step)
+        model = _continued(run, recipe, data)
+    else:
+        spec = Spec.of(data)
+        check_stages(recipe, spec)
+        model = Model(recipe, spec, seed=recipe.training.seed)
+        config = {
+            "paper": recipe.slug,
+            "recipe": recipe.as_dict(),
+            "spec": asdict(spec),
+            "data": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint},
+        }
+        run = Run.create(out, config)
+    if within is not None:
+        run.resume_command = within.resume_command
+    return _train(model, data, recipe.training, run, preview, on_step)
 
 
 def described(run: Run) -> tuple[Recipe, Spec]:
@@ -192,21 +200,24 @@ def _continued(run: Run, recipe: Recipe, data) -> Model:
             "restore them, or start a new run"
         )
     if recipe.training != before.training:
-        _record(run, recipe)
+        run.config["recipe"] = json.loads(json.dumps(recipe.as_dict()))
+        record(run)
     return Model(recipe, spec, seed=recipe.training.seed)
 
 
-def _record(run: Run, recipe: Recipe) -> None:
-    """Write down the training options a run goes on with."""
-    run.config["recipe"] = json.loads(json.dumps(recipe.as_dict()))
+def record(run: Run) -> None:
+    """Write down the changed configuration of a run."""
     if not int(os.environ.get("RANK", "0")):  # of several processes, the first writes
         with disk_errors(f"the run folder {run.path}"):
             write_file(run.path / "run.json", json.dumps(run.config, indent=1).encode())
 
 
 def _train(model: Model, data, options: TrainingOptions, run: Run, preview: bool, on_step) -> tuple[Model, Result]:
+    stages = run_stages(model.recipe, data, run, preview, on_step)
     objective = model.recipe.lesson(model.spec)
-    shown = preview and model.denoiser.process.generates
+    model.recipe.receive(stages, model.denoiser, objective, data)
+    process = getattr(model.denoiser, "process", None)  # an autoencoder has none
+    shown = preview and process is not None and process.generates
     picture = (lambda denoiser, step, folder: draw_preview(model, denoiser, step, folder)) if shown else None
     seen = Conditioned(data, model.recipe.condition)
     result = train(objective, model.denoiser, seen, options, run, preview=picture, on_step=on_step)

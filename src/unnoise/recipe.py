@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -298,6 +298,15 @@ class Recipe:
     def fitted(self, data: Any) -> Recipe:
         """This recipe with the options filled in that are left to the data it will train on (a data set)."""
         return self
+
+    def stages(self) -> Mapping[str, Recipe | str]:
+        """What is trained before, by name, on the same data: its recipe, or the folder of a run to take it from (stages.py)."""
+        return {}
+
+    def receive(
+        self, stages: Mapping[str, Any], denoiser: torch.nn.Module, objective: torch.nn.Module, data: Any
+    ) -> None:
+        """Give what became of the stages (models, by name) to the denoiser and the objective, new or about to be taken up."""
 
     def process(self) -> Process:
         """How data is destroyed."""

@@ -61,16 +61,28 @@ def paper(arxiv: str, title: str, authors: str, year: int, venue: str) -> Callab
     return register
 
 
+def stage(recipe: type[R]) -> type[R]:
+    """Registers a recipe that is no paper but a stage of one, by the file it stands in: "ldm.autoencoder"."""
+    paper = recipe.__module__.rsplit(".", 1)[-1].replace("_", "-")
+    recipe.slug = f"{paper}.{recipe.__name__.lower()}"
+    summary = (recipe.__doc__ or "").strip().splitlines()[0]
+    recipe.info = Info(recipe.slug, "", f"a stage of {paper}", ("",), 0, "", summary)
+    _SHELF[recipe.slug] = recipe
+    return recipe
+
+
 def slugs() -> list[str]:
     """The names of all papers, without importing any."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
 def find(slug: str) -> type[Recipe]:
-    """The recipe of a paper. Raises UsageProblem for a name that is not on the shelf."""
-    if slug not in slugs():
+    """The recipe of a paper, or of a stage. Raises UsageProblem for a name that is not on the shelf."""
+    file = slug.partition(".")[0]
+    if file in slugs():
+        importlib.import_module(f"{__name__}.{file.replace('-', '_')}")
+    if slug not in _SHELF:
         raise unknown("paper", slug, slugs())
-    importlib.import_module(f"{__name__}.{slug.replace('-', '_')}")
     return _SHELF[slug]
 
 
