@@ -4,13 +4,14 @@ from .classifier import ClassifyingDenoiser, classifier_guidance
 from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import Guidance, Guided, classifier_free, clip, dynamic_threshold, guided
 from .inverse import Measurement, colourisation, enlargement, imputation, inpainting, measured
+from .jumping import Jumping, jump
 from .matched import Matched
 from .preconditioning import DDPM, EDM, IDDPM, VDM, VE, VP, Blind, Preconditioning, Raw, relation
 from .restorer import Restorer
 
 __all__ = [
-    "DDPM", "EDM", "IDDPM", "VDM", "VE", "VP", "Blind", "ClassifyingDenoiser", "Denoiser", "Guidance", "Guided", "Matched",
-    "Measurement", "NetworkDenoiser",
+    "DDPM", "EDM", "IDDPM", "VDM", "VE", "VP", "Blind", "ClassifyingDenoiser", "Denoiser", "Guidance", "Guided", "Jumping",
+    "Matched", "Measurement", "NetworkDenoiser",
     "Preconditioning", "Raw", "Restorer", "classifier_free", "classifier_guidance", "clip", "colourisation",
-    "dynamic_threshold", "enlargement", "guided", "imputation", "inpainting", "measured", "relation",
+    "dynamic_threshold", "enlargement", "guided", "imputation", "inpainting", "jump", "measured", "relation",
 ]  # fmt: skip

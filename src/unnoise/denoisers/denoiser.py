@@ -23,6 +23,9 @@ else:
 
 Cond = Mapping[str, Tensor] | None
 
+TOWARD = "toward"
+"""The condition that tells a denoiser that jumps at which times (batch,) its jumps end."""
+
 
 class Denoiser(nn.Module, Generic[P]):
     """Anything that guesses the data behind a state of `process`: a network, an oracle, a guided denoiser.
@@ -31,6 +34,8 @@ class Denoiser(nn.Module, Generic[P]):
     """
 
     process: P
+    jumps: bool = False
+    """Whether it takes another time, `cond["toward"]`, as the end of a jump (see jumping.py)."""
 
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Law:
         """The law of x_0 given states `xt` at times `t` (batch,) and conditions `cond`."""

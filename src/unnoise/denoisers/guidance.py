@@ -13,7 +13,7 @@ from ..errors import UsageProblem
 from ..laws import Estimate
 from ..processes import Gaussian
 from ..scalars import column
-from .denoiser import Cond, Denoiser
+from .denoiser import TOWARD, Cond, Denoiser
 
 Guidance = Callable[[Denoiser], Denoiser]
 Rule = Callable[[Denoiser, Tensor, Tensor, Cond], Estimate]
@@ -25,7 +25,7 @@ class Guided(Denoiser):
     def __init__(self, denoiser: Denoiser, rule: Rule):
         super().__init__()
         self.denoiser, self.rule = denoiser, rule
-        self.process = denoiser.process
+        self.process, self.jumps = denoiser.process, denoiser.jumps
 
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Estimate:
         return self.rule(self.denoiser, xt, t, cond)
@@ -93,6 +93,9 @@ def drop(cond: Cond, mask: Tensor | None = None) -> Cond:
         return None
     dropped = {}
     for name, value in cond.items():
+        if name == TOWARD:  # where a jump goes is no hint that could be taken away
+            dropped[name] = value
+            continue
         if value.is_floating_point():
             raise UsageProblem(f"the condition {name!r} has no null value, so it cannot be dropped for guidance")
         chosen = torch.ones(len(value), dtype=torch.bool, device=value.device) if mask is None else mask

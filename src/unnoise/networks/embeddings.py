@@ -95,7 +95,9 @@ class Embedding(nn.Module):
 
     With `early_labels` (EDM's DDPM++ and NCSN++) the label joins the sinusoids before the MLP instead of its output;
     the augmentation vector always does. `cond` may hold "label" (batch,) and "augment" (batch, augment).
-    Returns (batch, width). Raises UsageProblem for a condition that the network was not built for.
+    With `second_time` a number `cond["toward"]` (batch,), or t where it is left out, has such a vector of its own, and the two
+    stand side by side (CTM).
+    Returns (batch, width), or twice as wide. Raises UsageProblem for a condition that the network was not built for.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Embedding(nn.Module):
         classes: int | None = None,
         augment: int = 0,
         early_labels: bool = False,
+        second_time: bool = False,
     ):
         super().__init__()
         self.sinusoids = Sinusoids(features, kind)
@@ -114,14 +117,17 @@ class Embedding(nn.Module):
         self.early_labels = early_labels
         self.inner = nn.Linear(features, width)
         self.outer = nn.Linear(width, width)
+        self.second = Embedding(features, width, kind) if second_time else None
 
     def forward(self, t: Tensor, cond: dict[str, Tensor] | None = None) -> Tensor:
         cond = cond or {}
-        label, augment = cond.get("label"), cond.get("augment")
+        label, augment, toward = cond.get("label"), cond.get("augment"), cond.get("toward")
         if label is not None and self.labels is None:
             raise UsageProblem("this network takes no labels; build it with num_classes to condition on them")
         if augment is not None and self.augment is None:
             raise UsageProblem("this network takes no augmentation vector; build it with augment to condition on one")
+        if toward is not None and self.second is None:
+            raise UsageProblem("this network is told one time alone; build it with second_time to tell it where to go")
 
         dtype = self.inner.weight.dtype
         with _full_precision(t.device.type):  # a few thousand numbers: it costs nothing here
@@ -134,7 +140,8 @@ class Embedding(nn.Module):
             h = self.outer(F.silu(self.inner(h)))
             if labels is not None and not self.early_labels:
                 h = h + labels
-            return F.silu(h)
+            h = F.silu(h)
+        return h if self.second is None else torch.cat([h, self.second(t if toward is None else toward)], 1)
 
 
 def _full_precision(device: str) -> AbstractContextManager:

@@ -53,6 +53,8 @@ class UNetOptions(Options):
     """Labels join the features of t before the MLP (DDPM++) instead of after it (ADM)."""
     augment: int = 0
     """Length of the augmentation vector `cond["augment"]`; 0 for none (EDM: 9)."""
+    second_time: bool = False
+    """Whether it is told a second time, `cond["toward"]`, as networks that jump are (CTM)."""
     conditioning: Literal["add", "scale-shift"] = "scale-shift"
     """How a block is told: added before its second normalisation, or scale and shift after it."""
     skip_scale: float = 1.0
@@ -93,7 +95,9 @@ class Block(nn.Module):
         self.taps, self.resample, self.skip_scale, self.p = o.taps, resample, o.skip_scale, o.dropout
         self.norm0 = NormAct(inputs, o.groups, o.eps)
         self.conv0 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.affine = nn.Linear(_embedding_width(o), outputs * (2 if o.conditioning == "scale-shift" else 1))
+        self.affine = nn.Linear(
+            _embedding_width(o) * (1 + o.second_time), outputs * (2 if o.conditioning == "scale-shift" else 1)
+        )
         self.scale_shift = o.conditioning == "scale-shift"
         self.norm1 = NormAct(outputs, o.groups, o.eps)
         self.conv1 = nn.Conv2d(outputs, outputs, 3, padding=1)
@@ -181,7 +185,13 @@ class Trunk(nn.Module):
             )
 
         self.embedding = Embedding(
-            o.embedding_mult * o.channels, _embedding_width(o), o.embedding, num_classes, o.augment, o.early_labels
+            o.embedding_mult * o.channels,
+            _embedding_width(o),
+            o.embedding,
+            num_classes,
+            o.augment,
+            o.early_labels,
+            o.second_time,
         )
         c = _width(o, o.stem_mult)
         self.stem = nn.Conv2d(in_channels, c, 3, padding=1)
@@ -222,8 +232,8 @@ class UNet(Trunk):
     """`network(x, t, cond) -> (batch, out_channels, height, width)`.
 
     x: (batch, in_channels, height, width), any sides (those that do not halve evenly are padded on the way down and
-    cropped on the way up); t: (batch,) any number; cond: {"label": (batch,) int64, -1 for none, "augment": vectors}.
-    Raises UsageProblem for options that do not fit together and for conditions it was not built for.
+    cropped on the way up); t: (batch,) any number; cond: {"label": (batch,) int64, -1 for none, "augment": vectors,
+    "toward": (batch,)}. Raises UsageProblem for options that do not fit together and for conditions it was not built for.
     """
 
     def __init__(self, options: UNetOptions, in_channels: int, out_channels: int, num_classes: int | None = None):

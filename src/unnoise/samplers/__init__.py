@@ -7,6 +7,7 @@ from .exponential import Flow
 from .fitted import Fitted
 from .grids import GRIDS, Grid, Integers, Karras, LogSNR, Quadratic, Uniform
 from .guided import GuidedAncestral
+from .jumps import Gamma, Jumps, Solved
 from .ladder import Ladder
 from .langevin import AnnealedLangevin, Corrector, Langevin, PredictorCorrector
 from .levels import Levels
@@ -21,9 +22,8 @@ from .straight import Straight
 
 __all__ = [
     "DDIM", "DEIS", "FON", "GRIDS", "IPNDM", "PNDM", "RK45", "SAMPLERS", "SEEDS", "Adams", "Adaptive", "Ancestral",
-    "AnnealedLangevin", "Brownian", "Churn", "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast",
-    "DPMSolverMultistep", "DPMSolverPlus", "Denoise", "Euler", "EulerMaruyama", "Fitted", "Flow", "Grid", "GuidedAncestral", "Heun",
-    "Integers", "Karras", "Ladder", "Langevin", "Levels", "LogSNR", "Naive", "PredictorCorrector", "Quadratic",
-    "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Step", "Straight", "UniPC", "Uniform",
-    "sample",
+    "AnnealedLangevin", "Brownian", "Churn", "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep",
+    "DPMSolverPlus", "Denoise", "Euler", "EulerMaruyama", "Fitted", "Flow", "Gamma", "Grid", "GuidedAncestral", "Heun",
+    "Integers", "Jumps", "Karras", "Ladder", "Langevin", "Levels", "LogSNR", "Naive", "PredictorCorrector", "Quadratic",
+    "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Solved", "Step", "Straight", "UniPC", "Uniform", "sample",
 ]  # fmt: skip

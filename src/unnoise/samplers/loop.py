@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic
 import torch
 from torch import Tensor
 
-from ..denoisers.denoiser import Cond, Denoiser, P
+from ..denoisers.denoiser import TOWARD, Cond, Denoiser, P
 from ..errors import UsageProblem
 from ..laws import Estimate, Law
 from ..processes import Gaussian, Process
@@ -31,10 +31,18 @@ class Denoise(Generic[P]):
         self.denoiser, self.process = denoiser, denoiser.process
         self.batch, self.cond, self.device, self.calls = batch, cond, device, 0
 
-    def __call__(self, x: Tensor, point: Point) -> Law | Estimate:
+    def __call__(self, x: Tensor, point: Point, toward: Point | None = None) -> Law | Estimate:
+        """The guess at a point; of denoisers that jump, the one that leads to the point `toward`."""
         self.calls += 1
-        t = torch.full((self.batch,), float(point.t), dtype=torch.float64, device=self.device)
-        return self.denoiser(x, t, self.cond)
+        cond = self.cond
+        if toward is not None and self.denoiser.jumps:
+            cond = {**(cond or {}), TOWARD: self._times(toward)}
+        return self.denoiser(x, self._times(point), cond)
+
+    def _times(self, point: Point) -> Tensor:
+        if isinstance(point.t, Tensor):  # one for each example
+            return point.t.reshape(self.batch)
+        return torch.full((self.batch,), float(point.t), dtype=torch.float64, device=self.device)
 
 
 class Step:
