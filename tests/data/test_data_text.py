@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unnoise.data import text
+from unnoise.data import load, text
 from unnoise.errors import Problem, UsageProblem
 
 NAME = text.SPEECHES.name
@@ -32,6 +32,16 @@ def test_the_built_in_text_is_what_its_facts_say():
         assert data.batch([0]).x.dtype == torch.int64
     page = " ".join(words(data, range(300)))
     assert Counter(page.split()).most_common(1)[0][0] == "the"  # it is English
+
+
+def test_any_name_of_a_text_goes_through_load(book):
+    assert load(NAME).facts == text.SPEECHES and load(NAME, size=16).shape == (16,)
+    assert load(book, "held-out").fingerprint == text.load(book, "held-out").fingerprint
+    assert len(load(f"characters:{NAME}").alphabet) > 90
+    bare = book.rename(book.with_name("book"))
+    assert load(f"characters:{bare}").kind == load(bare).kind == "text"
+    with pytest.raises(UsageProblem, match="--channels is for images"):
+        load(f"characters:{NAME}", channels=1)
 
 
 def test_letters_are_text8s():

@@ -139,6 +139,10 @@ def _size(size: tuple[int, ...] | None) -> int | tuple[int, int] | None:
 
 def _absolute(data: str) -> str:
     """A folder or file by its full path, so that the run can go on from elsewhere."""
+    from ..data.text import AS_IT_IS
+
+    if data.startswith(AS_IT_IS):
+        return f"{AS_IT_IS}{_absolute(data.removeprefix(AS_IT_IS))}"
     local = data.startswith(("hf:.", "hf:~"))
     path = Path(data.removeprefix("hf:")).expanduser() if local else Path(data).expanduser()
     if local:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 from ..errors import UsageProblem, unknown
 from .builtin import BUILTIN
 from .dataset import Batch, DataSet, Facts
-from .encoded import Size, check_options, refit
+from .encoded import SUFFIXES, Size, check_options, refit
 from .fetch import available, get, read
 from .fetched import FETCHED
 from .levels import from_levels, to_levels, to_uint8
 from .splits import SPLITS
+from .text import AS_IT_IS
+from .text import load as load_text
 
 if TYPE_CHECKING:
     from ..kinds import About
@@ -43,9 +45,9 @@ def load(name: str | Path, split: str = "train", *, size: Size | None = None, ch
     """A split, "train" or "held-out", of a data set.
 
     `name` is a built-in set, a fetched one, the path of a folder of images or sounds (see `unnoise.data.folder`, `.sound`), of a
-    text file (`.text`) or a table of points (`.points`, .csv), or "hf:owner/name" (see `unnoise.data.hub`).
-    Of images, `size`, in pixels (an int for a square, or (height, width)): every image
-    is scaled until it just covers that, and its centre cut out; needed when the images have different sizes.
+    text (`.text`; "characters:PATH" for all its characters) or a table of points (`.points`, .csv), or "hf:owner/name"
+    (see `unnoise.data.hub`). Of images, `size`, in pixels (an int for a square, or (height, width)): every image is scaled
+    until it just covers that, and its centre cut out; needed when the images have different sizes.
     `channels`: 1 makes all images grey, 3 colour. Of texts and sounds, `size` is the length of a row.
 
     Raises `UsageProblem` or `Problem`, in one sentence, when that cannot be had.
@@ -57,6 +59,9 @@ def load(name: str | Path, split: str = "train", *, size: Size | None = None, ch
         from . import hub
 
         return hub.load(name, split, size=size, channels=channels)
+    if name.startswith(AS_IT_IS):
+        _no_channels(name, channels)
+        return load_text(name, split, size)
     if name not in BUILTIN and name not in FETCHED:
         return _folder(name, split, size, channels)
 
@@ -78,7 +83,7 @@ def load(name: str | Path, split: str = "train", *, size: Size | None = None, ch
 
 
 FILES = {".txt": "text", ".csv": "points"}
-"""Which module reads a file of that suffix: `load(path, split, size)`."""
+"""Which module reads a file of that suffix: `load(path, split, size)`; what is no image is read as text."""
 SOUNDS = (".wav", ".flac", ".ogg")
 
 
@@ -99,7 +104,8 @@ def _folder(name: str, split: str, size: Size | None, channels: int | None) -> D
     from . import folder
 
     path = Path(name).expanduser()
-    module = FILES.get(path.suffix.lower()) if path.is_file() else None
+    suffix = path.suffix.lower()
+    module = FILES.get(suffix, None if suffix in (*SUFFIXES, *SOUNDS) else "text") if path.is_file() else None
     if path.is_dir() and any(p.suffix.lower() in SOUNDS for p in path.rglob("*")):
         module = "sound"
     if module is not None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from . import text
 from .dataset import DataSet, Facts
 from .splits import held_out
 
@@ -133,5 +134,6 @@ BUILTIN = {
             lambda split: _emoji("twitter", split),
         ),
         BuiltIn(_emoji_facts("google", "Apache-2.0", "Noto Emoji (Google LLC)"), lambda split: _emoji("google", split)),
+        BuiltIn(text.SPEECHES, open=lambda split, size: text.load(text.SPEECHES.name, split, size)),
     )
 }
