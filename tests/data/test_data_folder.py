@@ -207,10 +207,10 @@ def test_a_missing_folder_and_a_file(tmp_path):
     with pytest.raises(Problem) as caught:
         load(tmp_path / "nothing")
     sentence(caught, "no folder", tmp_path / "nothing")
-    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "a.png").write_text("x")
     with pytest.raises(Problem) as caught:
-        load(tmp_path / "a.txt")
-    sentence(caught, "is a file", "a.txt")
+        load(tmp_path / "a.png")
+    sentence(caught, "is a file", "a.png")
 
 
 def test_an_empty_folder(tmp_path):
