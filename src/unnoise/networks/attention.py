@@ -11,18 +11,21 @@ from .norm import NormAct
 FEW = 1024
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    """`softmax(q k^T / sqrt(d)) v` for (batch, token, d); `causal`: of the tokens up to and with its own only.
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, there: Tensor | None = None) -> Tensor:
+    """`softmax(q k^T / sqrt(d)) v` for (batch, token, d); `causal`: of the tokens up to and with its own only; `there`
+    (batch, token) bool: of these tokens only.
 
     On the CPU up to `FEW` tokens by plain matrix products, which are quicker there than the fused kernel, bfloat16 above
     all. The softmax keeps the type of its input and works in float32 inside; autocast would make it store float32.
     """
     if q.device.type != "cpu" or q.shape[1] > FEW:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return F.scaled_dot_product_attention(q, k, v, None if there is None else there[:, None], is_causal=causal)
     with torch.autocast("cpu", enabled=False):
         scores = torch.bmm(q * q.shape[-1] ** -0.5, k.mT)
         if causal:
             scores = scores + torch.full(scores.shape[1:], -torch.inf, dtype=scores.dtype).triu(1)
+        if there is not None:
+            scores = scores.masked_fill(~there[:, None], -torch.inf)
         return torch.bmm(scores.softmax(-1), v)
 
 

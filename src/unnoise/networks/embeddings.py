@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import UsageProblem
 from ..rng import stream
 
+STYLE = 256  # width of what a latent vector becomes
 FOURIER_SCALE = 16.0  # standard deviation of the random frequencies (Song et al. 2021, appendix H.1)
 
 
@@ -90,14 +91,25 @@ class Labels(nn.Module):
         return self.rows(torch.where(label < 0, self.classes, label))
 
 
+class Style(nn.Sequential):
+    """A random vector as what it means to the blocks: brought to unit mean square, then an MLP. (batch, n) -> (batch, 256)."""
+
+    def __init__(self, latent: int, layers: int = 4):
+        hidden = (m for _ in range(layers) for m in (nn.Linear(STYLE, STYLE), nn.SiLU()))
+        super().__init__(nn.Linear(latent, STYLE), nn.SiLU(), *hidden)
+
+    def forward(self, z: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt())
+
+
 class Embedding(nn.Module):
     """Everything a network is told, as one vector: `silu(MLP(sinusoids(t)) + label)`.
 
     With `early_labels` (EDM's DDPM++ and NCSN++) the label joins the sinusoids before the MLP instead of its output;
     the augmentation vector always does. `cond` may hold "label" (batch,) and "augment" (batch, augment).
     With `second_time` a number `cond["toward"]` (batch,), or t where it is left out, has such a vector of its own, and the two
-    stand side by side (CTM).
-    Returns (batch, width), or twice as wide. Raises UsageProblem for a condition that the network was not built for.
+    stand side by side (CTM). The `Style` of a random vector `cond["latent"]` comes last (DDGAN).
+    Returns (batch, width), or wider. Raises UsageProblem for a condition that the network was not built for.
     """
 
     def __init__(
@@ -109,8 +121,10 @@ class Embedding(nn.Module):
         augment: int = 0,
         early_labels: bool = False,
         second_time: bool = False,
+        latent: int = 0,
     ):
         super().__init__()
+        self.style = Style(latent) if latent else None
         self.sinusoids = Sinusoids(features, kind)
         self.labels = None if classes is None else Labels(classes, features if early_labels else width)
         self.augment = nn.Linear(augment, features, bias=False) if augment else None
@@ -129,6 +143,10 @@ class Embedding(nn.Module):
         if toward is not None and self.second is None:
             raise UsageProblem("this network is told one time alone; build it with second_time to tell it where to go")
 
+        z = cond.get("latent")
+        if (z is None) != (self.style is None):
+            raise UsageProblem("a network built with a latent vector needs one, cond['latent'], and no other takes any")
+
         dtype = self.inner.weight.dtype
         with _full_precision(t.device.type):  # a few thousand numbers: it costs nothing here
             h = self.sinusoids(t).to(dtype)
@@ -141,7 +159,9 @@ class Embedding(nn.Module):
             if labels is not None and not self.early_labels:
                 h = h + labels
             h = F.silu(h)
-        return h if self.second is None else torch.cat([h, self.second(t if toward is None else toward)], 1)
+            parts = [h] if self.second is None else [h, self.second(t if toward is None else toward)]
+            parts += [] if self.style is None or z is None else [self.style(z.to(dtype))]
+        return torch.cat(parts, 1) if len(parts) > 1 else h
 
 
 def _full_precision(device: str) -> AbstractContextManager:

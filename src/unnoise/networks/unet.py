@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import UsageProblem
 from .attention import Attention
-from .embeddings import Embedding, Labels
+from .cross_attention import SpatialTransformer, Told
+from .embeddings import STYLE, Embedding, Labels
 from .norm import NormAct
 from .options import Options
 from .resample import BOX, double, even, halve
@@ -44,6 +45,10 @@ class UNetOptions(Options):
     heads: int = 1
     channels_per_head: int | None = None
     """If given, it decides the number of heads."""
+    transformer: int = 0
+    """Layers of the spatial transformer that stands wherever pixels attend; 0 for plain attention."""
+    context: int = 0
+    """Width of the tokens `cond["context"]` that the pixels of spatial transformers attend to; 0 for none."""
     dropout: float = 0.0
     embedding: Literal["sin-first", "cos-first", "fourier"] = "cos-first"
     """Features of t: see `Sinusoids`."""
@@ -53,10 +58,13 @@ class UNetOptions(Options):
     """Labels join the features of t before the MLP (DDPM++) instead of after it (ADM)."""
     augment: int = 0
     """Length of the augmentation vector `cond["augment"]`; 0 for none (EDM: 9)."""
+    latent: int = 0
+    """Length of the random vector `cond["latent"]`, which scales and shifts both normalisations of every block through an MLP
+    of its own; 0 for none (DDGAN: 100)."""
     second_time: bool = False
     """Whether it is told a second time, `cond["toward"]`, as networks that jump are (CTM)."""
-    conditioning: Literal["add", "scale-shift"] = "scale-shift"
-    """How a block is told: added before its second normalisation, or scale and shift after it."""
+    conditioning: Literal["add", "scale-shift", "none"] = "scale-shift"
+    """How a block is told: added before its second normalisation, or scale and shift after it; or it is told nothing."""
     skip_scale: float = 1.0
     """Every sum of a residual is multiplied by this (DDPM++, NCSN++: sqrt(1/2))."""
     resample: Literal["residual", "conv", "conv-right"] = "residual"
@@ -95,28 +103,35 @@ class Block(nn.Module):
         self.taps, self.resample, self.skip_scale, self.p = o.taps, resample, o.skip_scale, o.dropout
         self.norm0 = NormAct(inputs, o.groups, o.eps)
         self.conv0 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.affine = nn.Linear(
-            _embedding_width(o) * (1 + o.second_time), outputs * (2 if o.conditioning == "scale-shift" else 1)
-        )
         self.scale_shift = o.conditioning == "scale-shift"
+        width, told = _embedding_width(o) * (1 + o.second_time), outputs * (2 if self.scale_shift else 1)
+        self.affine = None if o.conditioning == "none" else nn.Linear(width, told)
         self.norm1 = NormAct(outputs, o.groups, o.eps)
         self.conv1 = nn.Conv2d(outputs, outputs, 3, padding=1)
         project = inputs != outputs or (resample is not None and o.resample_projection)
         self.skip = nn.Conv2d(inputs, outputs, 1) if project else None
+        self.widths, self.told = (inputs, inputs, outputs, outputs), width
+        self.style = nn.Linear(STYLE, sum(self.widths)) if o.latent else None
 
     def resized(self, x: Tensor) -> Tensor:
         if self.resample is None:
             return x
         return double(x, self.taps) if self.resample == "up" else halve(x, self.taps)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv0(self.resized(self.norm0(x)))
-        told = self.affine(emb)
-        if self.scale_shift:
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        s0 = b0 = s1 = b1 = None
+        if self.style is not None and emb is not None:
+            emb, style = emb.split([self.told, STYLE], dim=1)
+            s0, b0, s1, b1 = self.style(style).split(self.widths, dim=1)
+        h = self.conv0(self.resized(self.norm0(x, scale=s0, shift=b0)))
+        told = None if self.affine is None else self.affine(emb)
+        if self.scale_shift and told is not None:
             scale, shift = told.chunk(2, dim=1)
+            if s1 is not None and b1 is not None:
+                scale, shift = scale + s1, shift + b1
             h = self.norm1(h, scale=scale, shift=shift)
         else:
-            h = self.norm1(h, add=told)
+            h = self.norm1(h, add=told, scale=s1, shift=b1)
         h = self.conv1(F.dropout(h, self.p, self.training))
         x = self.resized(x)
         return _join(x if self.skip is None else self.skip(x), h, self.skip_scale)
@@ -129,7 +144,7 @@ class Down(nn.Module):
         super().__init__()
         self.right, self.conv = right, nn.Conv2d(inputs, outputs, 3, stride=2, padding=0 if right else 1)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         if self.right:
             h, w = x.shape[-2:]
             x = F.pad(x, (w % 2, 1, h % 2, 1))
@@ -143,7 +158,7 @@ class Up(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         return self.conv(double(x))
 
 
@@ -161,13 +176,15 @@ class Pyramid(nn.Module):
 class Stage(nn.Module):
     """A residual block, or a resampling layer, and the attention that follows it."""
 
-    def __init__(self, layer: nn.Module, attention: Attention | None = None):
+    def __init__(self, layer: nn.Module, attention: Attention | SpatialTransformer | None = None):
         super().__init__()
         self.layer, self.attention = layer, attention
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None, told: Told = None) -> Tensor:
         x = self.layer(x, emb)
-        return x if self.attention is None else self.attention(x)
+        if self.attention is None:
+            return x
+        return self.attention(x) if told is None else self.attention(x, told)
 
 
 class Trunk(nn.Module):
@@ -192,6 +209,7 @@ class Trunk(nn.Module):
             o.augment,
             o.early_labels,
             o.second_time,
+            o.latent,
         )
         c = _width(o, o.stem_mult)
         self.stem = nn.Conv2d(in_channels, c, 3, padding=1)
@@ -213,18 +231,29 @@ class Trunk(nn.Module):
 
         self.middle = nn.ModuleList([_stage(o, c, c, attend=o.middle_attention), _stage(o, c, c)])
 
-    def descend(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def told(self, cond: dict[str, Tensor] | None) -> Told:
+        """The tokens that pixels attend to, and which of them there are. Raises UsageProblem where they do not fit the network."""
+        context = (cond or {}).get("context")
+        if (context is None) == bool(self.options.context):
+            raise UsageProblem(
+                "this network attends to no tokens; build it with context to condition on them"
+                if context is not None
+                else 'this network attends to tokens, and was given none; give cond["context"]'
+            )
+        return None if context is None else (context, (cond or {}).get("there"))
+
+    def descend(self, x: Tensor, emb: Tensor, told: Told = None) -> tuple[Tensor, list[Tensor]]:
         """The features after the middle, and those of every stage on the way down."""
         h = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips, seen = [h], x
         for level, stages in enumerate(self.down):
             for i, stage in enumerate(stages):  # type: ignore[arg-type]
-                h = stage(h, emb)
+                h = stage(h, emb, told)
                 if level and i == 0 and self.pyramid:
                     h = seen = _join(h, self.pyramid[level - 1](seen), sqrt(0.5))
                 skips.append(h)
         for stage in self.middle:
-            h = stage(h, emb)
+            h = stage(h, emb, told)
         return h, skips
 
 
@@ -257,15 +286,15 @@ class UNet(Trunk):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Tensor, t: Tensor, cond: dict[str, Tensor] | None = None) -> Tensor:
-        emb = self.embedding(t, cond)
-        h, skips = self.descend(x, emb)
+        emb, told = self.embedding(t, cond), self.told(cond)
+        h, skips = self.descend(x, emb, told)
         for level, stages in enumerate(self.up):
             for i, stage in enumerate(stages):  # type: ignore[arg-type]
                 if level and i == 0:  # back to the size of the level's skips, which may have been odd
                     height, width = skips[-1].shape[-2:]
-                    h = stage(h, emb)[..., :height, :width]
+                    h = stage(h, emb, told)[..., :height, :width]
                 else:
-                    h = stage(torch.cat([h, skips.pop()], dim=1), emb)
+                    h = stage(torch.cat([h, skips.pop()], dim=1), emb, told)
         return self.head(self.norm(h))
 
 
@@ -295,7 +324,11 @@ def heads_of(o: UNetOptions, channels: int) -> int:
     return int(channels // size)
 
 
-def _attention(o: UNetOptions, channels: int) -> Attention:
+def _attention(o: UNetOptions, channels: int) -> Attention | SpatialTransformer:
+    if o.transformer:
+        return SpatialTransformer(channels, heads_of(o, channels), o.transformer, o.context, o.groups)
+    if o.context:
+        raise UsageProblem("only spatial transformers attend to tokens; give the network transformer 1 or more")
     return Attention(channels, heads_of(o, channels), o.groups, o.eps, o.skip_scale)
 
 
@@ -306,6 +339,7 @@ def initialise(network: Trunk, kind: str, *heads: nn.Module) -> None:
     last layers; "default": torch's own, and 0 for the last layers."""
     attentions = [m for m in network.modules() if isinstance(m, Attention)]
     last = {*heads, *(m.conv1 for m in network.modules() if isinstance(m, Block)), *(a.proj for a in attentions)}
+    last |= {m.out for m in network.modules() if isinstance(m, SpatialTransformer)}
     qkv = {a.qkv for a in attentions}
     for module in network.modules():
         if isinstance(module, Labels) and kind == "xavier":  # as a matrix applied to one-hots times sqrt(classes)
