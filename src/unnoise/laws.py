@@ -70,6 +70,12 @@ class Implicit(Law):
 
     draws: Callable[[Rng], Tensor]
 
+    @property
+    def mean(self) -> Tensor:  # type: ignore[override]
+        raise UsageProblem(
+            "this model draws its guesses and knows no mean of them; sample it with the paper's own sampler"
+        )
+
     def sample(self, rng: Rng) -> Tensor:
         return self.draws(rng)
 
@@ -134,6 +140,45 @@ class Normal(Law):
         return sum_event(0.5 * (ratio + shift - 1 - ratio.log()))
 
 
+def mixed(matrix: Tensor, u: Tensor) -> Tensor:
+    """A matrix (k, k), or one for each example, applied to the parts of u (batch, k, *event), in the type of u."""
+    return (matrix.to(u) @ u.reshape(*u.shape[:2], -1)).reshape(u.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Correlated(Law):
+    """N(mean, root root^T) in the k parts of a state (batch, k, *event), independent over the event.
+
+    `root`: lower triangular, (k, k) or (batch, k, k), float64; rows of zeros where a part is known.
+    """
+
+    mean: Tensor
+    root: Tensor
+
+    def sample(self, rng: Rng) -> Tensor:
+        return self.mean + mixed(self.root, rng.normal_like(self.mean))
+
+    def _whitened(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """root^-1 u, and log det root times the size of the event, (batch,)."""
+        flat = u.double().reshape(*u.shape[:2], -1)
+        log_det = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1) * flat.shape[2]
+        return torch.linalg.solve_triangular(self.root, flat, upper=False), log_det.expand(len(u))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        z, log_det = self._whitened(x - self.mean)
+        return -0.5 * sum_event(z * z + math.log(2 * math.pi)) - log_det
+
+    def kl(self, other: Law) -> Tensor:
+        r"""1/2 [tr(S_2^-1 S_1) + |m_1 - m_2|^2_{S_2^-1} - k + log det S_2 / det S_1], summed over the event."""
+        if not isinstance(other, Correlated):
+            return Law.kl(self, other)
+        z, log_det = other._whitened(self.mean - other.mean)
+        ratio = torch.linalg.solve_triangular(other.root, self.root, upper=False)
+        size = z.shape[2]
+        trace = ratio.square().sum((-2, -1)) - self.root.shape[-1]
+        return 0.5 * sum_event(z * z) + 0.5 * size * trace + log_det - self._whitened(self.mean)[1]
+
+
 @dataclass(frozen=True, slots=True)
 class Categorical(Law):
     """Independent categories in the last axis: `log_probs` of shape (batch, ..., categories), normalised."""
@@ -161,3 +206,21 @@ class Categorical(Law):
             return Law.kl(self, other)
         p, q = self.log_probs.double(), other.log_probs.double()
         return sum_event(torch.where(p.isinf(), 0.0, p.exp() * (p - q)).sum(-1))
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned(Law):
+    """A guess of which a part is known: x_0 is `x` where `known` is true, both broadcasting against it."""
+
+    guess: Law
+    known: Tensor
+    x: Tensor
+
+    def sample(self, rng: Rng) -> Tensor:
+        return self._joined(self.guess.sample(rng))
+
+    def draw(self, rng: Rng) -> Tensor:
+        return self._joined(self.guess.draw(rng))
+
+    def _joined(self, x: Tensor) -> Tensor:
+        return torch.where(self.known.to(x.device), self.x.to(x), x)

@@ -109,6 +109,16 @@ def linear_betas(steps: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
     return torch.linspace(scale * first, scale * last, steps, dtype=torch.float64)
 
 
+def vp_betas(steps: int, beta_min: float = 0.1, beta_max: float = 20.0, start: float = 1e-3) -> Tensor:
+    r"""The betas of a few large steps of the VP SDE: beta_i = 1 - abar(u_i) / abar(u_{i-1}), u_i = start + (1 - start) i / T,
+    abar(u) = exp(-beta_min u - (beta_max - beta_min) u^2 / 2) (2112.07804)."""
+    if steps < 1:
+        raise UsageProblem(f"steps is {steps}, but a chain has 1 or more")
+    u = start + (1 - start) * torch.arange(steps + 1, dtype=torch.float64) / steps
+    log_abar = -(beta_min * u + (beta_max - beta_min) * u * u / 2)
+    return -torch.expm1(log_abar.diff())
+
+
 def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> Tensor:
     r"""beta_i = min(1 - f(i/T) / f((i-1)/T), largest), f(u) = cos^2((u + s)/(1 + s) pi/2) (2102.09672, eq. 17)."""
     if steps < 1:
@@ -159,6 +169,27 @@ class FromBetas(VariancePreserving):
     def dlog_alpha(self, t: Tensor) -> Tensor:
         (_, b, c, d), u = self._piece(t)
         return self.steps * (b + u * (2 * c + u * 3 * d))
+
+
+class StraightBetas(FromBetas):
+    r"""The same chain, but between the integers alpha itself runs straight, as DiffWave aligns noise levels with steps.
+
+    (2009.09761, appendix B: t_s = t + (alpha_t - alpha) / (alpha_t - alpha_{t+1}).) The slope jumps at the integers, so
+    solvers of higher order stop improving at steps of 1/T.
+    """
+
+    def _line(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log alpha at the integer before, alpha after it / alpha there - 1, and the part of the way."""
+        (a, b, c, d), u = self._piece(t)
+        return a, torch.expm1(b + c + d), u
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        before, fall, u = self._line(t)
+        return before + torch.log1p(u * fall)
+
+    def dlog_alpha(self, t: Tensor) -> Tensor:
+        _, fall, u = self._line(t)
+        return self.steps * fall / (1 + u * fall)
 
 
 class LinearVP(VariancePreserving):
@@ -291,6 +322,29 @@ class ExponentialVE(Schedule):
 
     def time(self, log_snr: Tensor) -> Tensor:
         return torch.log1p(self.rate * torch.exp(-_double(log_snr))) / self.rate
+
+
+class Brownian(Schedule):
+    """Brownian motion of `std` at t = 1, dx = std dw: alpha = 1, sigma = std sqrt(t)."""
+
+    def __init__(self, std: float = 1.0):
+        super().__init__()
+        if not 0 < std < math.inf:
+            raise UsageProblem(f"the deviation of a Brownian motion is {std}, but must be positive")
+        self.std = std
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(_double(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.std * _double(t).sqrt()
+
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        t = _double(t)
+        return torch.zeros_like(t), self.std / (2 * t.sqrt())
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return torch.exp(-_double(log_snr)) / self.std**2
 
 
 class Geometric(VE):

@@ -1,5 +1,6 @@
 """Denoisers: from x_t to a guess of x_0. A network, what its output means, and how its input is scaled."""
 
+from .adversarial import AdversarialDenoiser
 from .classifier import ClassifyingDenoiser, classifier_guidance
 from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import Guidance, Guided, classifier_free, clip, dynamic_threshold, guided
@@ -10,7 +11,8 @@ from .preconditioning import DDPM, EDM, IDDPM, VDM, VE, VP, Blind, Preconditioni
 from .restorer import Restorer
 
 __all__ = [
-    "DDPM", "EDM", "IDDPM", "VDM", "VE", "VP", "Blind", "ClassifyingDenoiser", "Denoiser", "Guidance", "Guided", "Jumping",
+    "DDPM", "EDM", "IDDPM", "VDM", "VE", "VP", "AdversarialDenoiser",
+    "Blind", "ClassifyingDenoiser", "Denoiser", "Guidance", "Guided", "Jumping",
     "Matched", "Measurement", "NetworkDenoiser",
     "Preconditioning", "Raw", "Restorer", "classifier_free", "classifier_guidance", "clip", "colourisation",
     "dynamic_threshold", "enlargement", "guided", "imputation", "inpainting", "jump", "measured", "relation",

@@ -1,5 +1,6 @@
 """Networks: plain modules `network(x, t, cond=None) -> Tensor` that know nothing of diffusion."""
 
+from .discriminator import Discriminator, DiscriminatorOptions
 from .encoder import Encoder
 from .mlp import MLP, MLPOptions
 from .refinenet import RefineNet, RefineNetOptions
@@ -8,6 +9,8 @@ from .unet import UNet, UNetOptions
 
 __all__ = [
     "MLP",
+    "Discriminator",
+    "DiscriminatorOptions",
     "Encoder",
     "MLPOptions",
     "RefineNet",

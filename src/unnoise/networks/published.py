@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import sqrt
 
+from .discriminator import DiscriminatorOptions
 from .refinenet import RefineNetOptions
 from .unet import UNetOptions
 
@@ -101,6 +102,25 @@ NCSNPP_CIFAR10 = replace(  # Song et al. 2021, appendix H: NCSN++ of the VE SDE,
 NCSNPP_DEEP_CIFAR10 = replace(NCSNPP_CIFAR10, blocks=8)  # 107.6 M
 DDPMPP_CIFAR10 = replace(EDM_DDPMPP_CIFAR10, mult=(1, 2, 2, 2), dropout=0.1, augment=0)  # of VP, sub-VP: 61.8 M
 DDPMPP_DEEP_CIFAR10 = replace(DDPMPP_CIFAR10, blocks=8)  # 106.6 M
+
+DDGAN_CIFAR10 = UNetOptions(  # Xiao et al. 2022: 32x32, attention at 16
+    channels=128,
+    mult=(1, 2, 2, 2),
+    blocks=2,
+    attention=(2,),
+    decoder_attention="last",
+    embedding="sin-first",
+    conditioning="add",
+    skip_scale=sqrt(0.5),
+    resample_projection=True,
+    taps=(1, 3, 3, 1),
+    input_pyramid=True,
+    eps=1e-6,
+    init="xavier",
+)
+DDGAN_256 = replace(DDGAN_CIFAR10, channels=64, mult=(1, 1, 2, 2, 4, 4), attention=(16,))
+DDGAN_CRITIC_32 = DiscriminatorOptions(channels=128, mult=(1, 2, 4, 4), whole=1, taps=(1, 3, 3, 1))
+DDGAN_CRITIC_256 = DiscriminatorOptions(channels=128, mult=(2, 4, 4, 4, 4, 4), whole=0, taps=(1, 3, 3, 1))
 
 NCSN_32 = RefineNetOptions()  # Song & Ermon 2019, appendix A: CIFAR-10 and CelebA at 32x32, 30.1 M
 NCSN_MNIST = replace(NCSN_32, channels=64)

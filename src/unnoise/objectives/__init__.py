@@ -1,14 +1,17 @@
 """Objectives: what is compared, how errors are weighted, and at which times."""
 
+from .adversarial import Adversarial
 from .augment import Augmented
+from .balance import balance
 from .bound import Bound, Hybrid
 from .classifier import WithClassifier
+from .consistency import Consistency
 from .flip import Flipped
 from .matching import WEIGHTINGS, Matching
 from .objective import Loss, Objective
 from .restoration import Restoration
 from .score import Dequantised, Sliced
-from .times import Adaptive, LogNormal, LossSecondMoment, Stratified, Times, Uniform, UniformSteps
+from .times import Adaptive, HalfLogNormal, LogNormal, LossSecondMoment, Stratified, Times, Uniform, UniformSteps
 from .vlb import VLB
 from .weightings import (
     ELBO,
@@ -25,8 +28,9 @@ from .weightings import (
 )
 
 __all__ = [
-    "ELBO", "P2", "VLB", "WEIGHTINGS", "Adaptive", "Augmented", "Bound", "Dequantised", "EDMLoss", "EDMMonotone", "Eps",
-    "Flipped", "Hybrid", "Implied", "LogNormal", "Loss", "LossSecondMoment", "Matching", "MinSNR", "Objective", "Restoration",
-    "Sigmoid", "Sliced", "Stratified", "Times", "TruncatedSNR", "Uniform", "UniformSteps", "Weighting", "WithClassifier",
-    "implied_weighting",
+    "ELBO", "P2", "VLB", "WEIGHTINGS", "Adaptive", "Adversarial",
+    "Augmented", "Bound", "Consistency", "Dequantised", "EDMLoss",
+    "EDMMonotone", "Eps", "Flipped", "HalfLogNormal", "Hybrid", "Implied", "LogNormal", "Loss", "LossSecondMoment", "Matching",
+    "MinSNR", "Objective", "Restoration", "Sigmoid", "Sliced", "Stratified", "Times", "TruncatedSNR", "Uniform", "UniformSteps",
+    "Weighting", "WithClassifier", "balance", "implied_weighting",
 ]  # fmt: skip
