@@ -45,6 +45,7 @@ from unnoise.samplers import (
     EulerMaruyama,
     Fitted,
     Gamma,
+    GeodesicWalk,
     GuidedAncestral,
     Heun,
     Jumps,
@@ -162,6 +163,7 @@ STEPS |= {
     "dpm-solver adaptive": DPMSolverAdaptive(),
     "fitted": Fitted(Euler()),
 }
+ELSEWHERE = {"geodesic walk": GeodesicWalk()}  # steps of processes that are not Gaussian: their own tests hold the laws
 IN_NOISE = {  # that know no other time
     name for name, step in STEPS.items() if isinstance(step, (Adams, SingleStep)) and step.coordinate != "time"
 }

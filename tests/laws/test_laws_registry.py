@@ -20,7 +20,7 @@ ABSTRACT = {VariancePreserving}
         (Preconditioning, parts.PRECONDITIONINGS),
         (Times, parts.TIMES),
         (Grid, parts.GRIDS),
-        (Step, parts.STEPS),
+        (Step, parts.STEPS | parts.ELSEWHERE),
     ],
 )
 def test_every_part_is_put_to_the_laws(base, instances):

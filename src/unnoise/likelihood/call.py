@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..denoisers.denoiser import Cond, Denoiser
 from ..errors import UsageProblem, unknown
-from ..processes import Gaussian
+from ..processes import Curved, Gaussian
 from ..processes.gaussian import CLEAN, Point
 from ..rng import Rng
 from ..samplers import Ancestral, Integers
@@ -19,6 +19,7 @@ from ..samplers import Uniform as UniformGrid
 from .bound import Discretised, bits_per_dim, check_chain, variational_bound
 from .clock import clock
 from .continuous import continuous_bound
+from .curved import curved_flow_nats
 from .dequantise import Dequantiser, Uniform
 from .flow import check_flow, flow_nats
 from .importance import importance_weighted_bound
@@ -80,7 +81,7 @@ class Flow(Method):
 
     def nats(self, denoiser, x, rng, cond, levels):
         def density(y: Tensor) -> tuple[Tensor, Tensor]:
-            return flow_nats(
+            return (curved_flow_nats if isinstance(denoiser.process, Curved) else flow_nats)(
                 denoiser, y, rng, cond, solver=self.solver, steps=self.steps, tolerance=self.tolerance,
                 divergence=self.divergence, probes=self.probes, start=self.start,
             )  # fmt: skip
@@ -180,7 +181,8 @@ def likelihood(
 
     model    a `Model`, whose data's grey levels are then meant, or a denoiser.
     method   a `Method`, or one of METHODS with its defaults.
-    levels   grey levels of x, which then has a probability; None for a denoiser: continuous data, which have a density.
+    levels   grey levels of x, which then has a probability; None for a denoiser or for points: continuous data, which have a
+             density (of points, by the Riemannian measure of their manifold).
     cond     conditions, as for sampling: -1 is no label.
 
     Raises UsageProblem for parts that do not fit together: a process without a flow, a chain without densities.
@@ -191,7 +193,7 @@ def likelihood(
         method = METHODS[method]()
     denoiser = model if isinstance(model, Denoiser) else model.denoiser
     check_chain(denoiser.process)
-    if levels is None and not isinstance(model, Denoiser):
+    if levels is None and not isinstance(model, Denoiser) and model.spec.kind != "points":
         levels = model.spec.levels
     rng = Rng.from_seeds(range(len(x)), device=x.device) if rng is None else rng
     nats, parts, calls = method.nats(denoiser, x, rng, cond, levels)

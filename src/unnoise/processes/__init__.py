@@ -3,11 +3,12 @@
 from .base import Moment, Process
 from .basis import DCT, Basis, Identity
 from .cold import Cold
+from .curved import Curved
 from .degradation import Animorphosis, Blur, Colours, Degradation, Mask, Pixelation, Snow
 from .dissipation import Dissipating
 from .gaussian import Gaussian, Point
 
 __all__ = [
-    "DCT", "Animorphosis", "Basis", "Blur", "Cold", "Colours", "Degradation", "Dissipating", "Gaussian", "Identity", "Mask",
+    "DCT", "Animorphosis", "Basis", "Blur", "Cold", "Colours", "Curved", "Degradation", "Dissipating", "Gaussian", "Identity", "Mask",
     "Moment", "Pixelation", "Point", "Process", "Snow",
 ]  # fmt: skip

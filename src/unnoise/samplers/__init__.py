@@ -5,6 +5,7 @@ from .ancestral import DDIM, Ancestral
 from .brownian import Brownian
 from .exponential import Flow
 from .fitted import Fitted
+from .geodesic import GeodesicWalk
 from .grids import GRIDS, Grid, Integers, Karras, LogSNR, Quadratic, Uniform
 from .guided import GuidedAncestral
 from .jumps import Gamma, Jumps, Solved
@@ -23,7 +24,7 @@ from .straight import Straight
 __all__ = [
     "DDIM", "DEIS", "FON", "GRIDS", "IPNDM", "PNDM", "RK45", "SAMPLERS", "SEEDS", "Adams", "Adaptive", "Ancestral",
     "AnnealedLangevin", "Brownian", "Churn", "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep",
-    "DPMSolverPlus", "Denoise", "Euler", "EulerMaruyama", "Fitted", "Flow", "Gamma", "Grid", "GuidedAncestral", "Heun",
-    "Integers", "Jumps", "Karras", "Ladder", "Langevin", "Levels", "LogSNR", "Naive", "PredictorCorrector", "Quadratic",
+    "DPMSolverPlus", "Denoise", "Euler", "EulerMaruyama", "Fitted", "Flow", "Gamma", "GeodesicWalk", "Grid", "GuidedAncestral",
+    "Heun", "Integers", "Jumps", "Karras", "Ladder", "Langevin", "Levels", "LogSNR", "Naive", "PredictorCorrector", "Quadratic",
     "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Solved", "Step", "Straight", "UniPC", "Uniform", "sample",
 ]  # fmt: skip

@@ -1,0 +1,32 @@
+"""A network that gives the score on a manifold."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..processes.curved import Curved, Scored
+from .denoiser import Cond, Denoiser
+
+
+class Tangent(Denoiser[Curved]):
+    """score = P_x network(x_t, log std) / std, with std = sqrt(1 - exp(-tau)): the network's answer, made a tangent vector, is
+    of order one at all times (2202.02763)."""
+
+    learned_range = False
+
+    def __init__(self, network: nn.Module, process: Curved):
+        super().__init__()
+        self.network, self.process = network, process
+
+    def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Scored:
+        process, manifold = self.process, self.process.manifold
+        dtype = next((w.dtype for w in self.network.parameters()), xt.dtype)
+        tau = process.tau(t, xt)
+        std = process.std(tau)
+        output = self.network(xt.to(dtype), self.told(t, std).to(dtype), cond).to(xt.dtype)
+        score = manifold.tangent(xt, output) / std.to(xt.dtype)[:, None]
+        return Scored(score, xt, tau, manifold)
+
+    def told(self, t: Tensor, std: Tensor) -> Tensor:
+        """What the network is told of the time."""
+        return std.log()
