@@ -224,3 +224,21 @@ class Pinned(Law):
 
     def _joined(self, x: Tensor) -> Tensor:
         return torch.where(self.known.to(x.device), self.x.to(x), x)
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned(Law):
+    """A guess of which a part is known: x_0 is `x` where `known` is true, both broadcasting against it."""
+
+    guess: Law
+    known: Tensor
+    x: Tensor
+
+    def sample(self, rng: Rng) -> Tensor:
+        return self._joined(self.guess.sample(rng))
+
+    def draw(self, rng: Rng) -> Tensor:
+        return self._joined(self.guess.draw(rng))
+
+    def _joined(self, x: Tensor) -> Tensor:
+        return torch.where(self.known.to(x.device), self.x.to(x), x)

@@ -70,3 +70,7 @@ class Process(nn.Module):
     def corrupt(self, x0: Tensor, t, rng: Rng) -> Tensor:
         """A sample of q(x_t | x_0)."""
         return self.marginal(x0, t).sample(rng)
+
+    def reverse_law(self, guess: Law, xt: Tensor, t, s, eta: float = 1.0, rng: Rng | None = None) -> Law:
+        """p(x_s | x_t) for a guess of x_0: the posterior of one draw of it, unless a process knows its mean over the guess."""
+        return self.posterior(xt, guess.draw(rng), t, s, eta)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import UsageProblem
 from ..laws import Estimate, Law
-from ..processes import Gaussian, Process
+from ..processes import Gaussian, Jump, Process
 from ..processes.gaussian import Point, decay
 from ..rng import Rng
 from ..scalars import Scalar, plus, sqrt
@@ -78,6 +78,8 @@ class Ancestral(Step):
             raise UsageProblem(
                 f"a Brownian path needs a Gaussian process; this model's is {type(process).__name__}: leave brownian out"
             )
+        if self.eta < 1 and isinstance(process, Jump):
+            raise UsageProblem(f"eta is {self.eta}, but tokens that jump have one chain only; take eta 1")
         if not self._plain and not isinstance(process, Gaussian):
             raise UsageProblem(
                 f"variance {self.variance!r} needs a Gaussian process; this model's is {type(process).__name__}"
@@ -94,7 +96,7 @@ class Ancestral(Step):
         guess = denoise(x, t)
         law = self.law(denoise.process, guess, x, t, s, rng=rng)
         if s.is_clean:
-            return law.mean, state
+            return law.draw(rng), state
         if state is None:
             return law.sample(rng), None
         return plus(law.mean, law.std, state.standard(law.mean, t, s, rng)), state  # type: ignore[attr-defined]
@@ -102,10 +104,9 @@ class Ancestral(Step):
     def law(self, process: Process, guess: Law, xt: Tensor, t, s, before=None, rng: Rng | None = None) -> Law:
         """p(x_s | x_t). Where s is clean data the small variance is 0, so the bound's decoder takes the next step's,
         from `before` to t, in its place."""
-        x0 = guess.draw(rng)  # type: ignore[arg-type]
         if not isinstance(process, Gaussian):
-            return process.posterior(xt, x0, t, s, self.eta)
-        eps = None
+            return process.reverse_law(guess, xt, t, s, self.eta, rng)
+        x0, eps = guess.draw(rng), None  # type: ignore[arg-type]
         if self.keep_eps and isinstance(guess, Estimate) and guess.unclipped is not None:
             eps = process.noise(xt, guess.unclipped, t)
         law = process.posterior(xt, x0, t, s, self.eta, eps)
