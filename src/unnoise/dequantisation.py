@@ -25,6 +25,7 @@ from .model import Conditioned, Model
 from .networks import UNetOptions
 from .objectives.dequantisation import Dequantisation
 from .rng import Rng
+from .spaces import in_data
 from .training import Run, TrainingOptions, train
 
 NETWORK = UNetOptions(channels=32, mult=(1,), blocks=1, attention=(), middle_attention=False)
@@ -67,6 +68,7 @@ def dequantiser_of(
         raise UsageProblem("a dequantiser is kept with a run, so its model must be loaded from one: Model.load(RUN)")
     if data.levels != model.spec.levels:
         raise UsageProblem(f"{data.name} has {data.levels} grey levels and this model's data {model.spec.levels}")
+    in_data(model.denoiser, "a dequantiser")
     clock(model.denoiser.process, None, "bound in continuous time")  # refuses processes without one
     training = options(steps, seed)
     config = {

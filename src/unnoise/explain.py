@@ -112,7 +112,9 @@ def errors(
     for first in range(0, count, batch_size):
         last = min(first + batch_size, count)
         x0, cond = batch(first, last)
-        eps = Rng.from_seeds(range(seed + first, seed + last)).normal_like(x0)
+        rng = Rng.from_seeds(range(seed + first, seed + last))
+        x0 = denoiser.space.encode(x0, rng.spawn(1))
+        eps = rng.normal_like(x0)
         rows = []
         for t in times.tolist():
             at = torch.full((len(x0),), t, dtype=torch.float64)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..laws import Estimate, Law
 from ..processes import Gaussian, Point, Process
 from ..scalars import times
+from ..spaces.space import Space
 from .preconditioning import Preconditioning
 
 if TYPE_CHECKING:
@@ -31,11 +32,17 @@ class Denoiser(nn.Module, Generic[P]):
     """Anything that guesses the data behind a state of `process`: a network, an oracle, a guided denoiser.
 
     To a type checker a `Denoiser` is one on a Gaussian process, unless it says `Denoiser[Process]` or another.
+    `space` is where its process runs (spaces/): that of the data, or of an autoencoder's latents.
     """
 
     process: P
+    space: Space
     jumps: bool = False
     """Whether it takes another time, `cond["toward"]`, as the end of a jump (see jumping.py)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.space = Space()
 
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Law:
         """The law of x_0 given states `xt` at times `t` (batch,) and conditions `cond`."""

@@ -25,7 +25,7 @@ class Guided(Denoiser):
     def __init__(self, denoiser: Denoiser, rule: Rule):
         super().__init__()
         self.denoiser, self.rule = denoiser, rule
-        self.process, self.jumps = denoiser.process, denoiser.jumps
+        self.process, self.space, self.jumps = denoiser.process, denoiser.space, denoiser.jumps
 
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Estimate:
         return self.rule(self.denoiser, xt, t, cond)

@@ -30,6 +30,7 @@ from ..laws import Estimate, sum_event
 from ..processes import Gaussian, Identity
 from ..rng import Rng
 from ..scalars import column, times
+from ..spaces.space import in_data
 from .denoiser import Cond, Denoiser
 from .guidance import Guidance, Guided, moved, needs_gaussian
 
@@ -141,6 +142,7 @@ def measured(
 
     def guide(denoiser: Denoiser) -> Denoiser:
         needs_gaussian(denoiser, "a measurement")
+        in_data(denoiser, "a measurement")
         return Guided(denoiser, rule)
 
     return guide

@@ -16,6 +16,7 @@ from ..processes.gaussian import CLEAN, Point
 from ..rng import Rng
 from ..samplers import Ancestral, Integers
 from ..samplers import Uniform as UniformGrid
+from ..spaces.space import in_data
 from .bound import Discretised, bits_per_dim, check_chain, variational_bound
 from .clock import clock
 from .continuous import continuous_bound
@@ -193,6 +194,7 @@ def likelihood(
         method = METHODS[method]()
     denoiser = model if isinstance(model, Denoiser) else model.denoiser
     check_chain(denoiser.process)
+    in_data(denoiser, "a likelihood")
     if levels is None and not isinstance(model, Denoiser) and model.spec.kind != "points":
         levels = model.spec.levels
     rng = Rng.from_seeds(range(len(x)), device=x.device) if rng is None else rng

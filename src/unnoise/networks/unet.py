@@ -193,7 +193,7 @@ class Trunk(nn.Module):
     def __init__(self, options: UNetOptions, in_channels: int, num_classes: int | None = None):
         super().__init__()
         o = self.options = options
-        widths = [_width(o, m) for m in o.mult]
+        widths = [width_of(o, m) for m in o.mult]
         self.attends = [2**level in o.attention for level in range(len(widths))]
         if extra := sorted(set(o.attention) - {2**level for level in range(len(widths))}):
             raise UsageProblem(
@@ -211,7 +211,7 @@ class Trunk(nn.Module):
             o.second_time,
             o.latent,
         )
-        c = _width(o, o.stem_mult)
+        c = width_of(o, o.stem_mult)
         self.stem = nn.Conv2d(in_channels, c, 3, padding=1)
 
         self.down, self.pyramid, self.skips, seen = nn.ModuleList(), nn.ModuleList(), [c], in_channels
@@ -271,7 +271,7 @@ class UNet(Trunk):
         c, levels = skips[-1], len(o.mult)
         self.up = nn.ModuleList()
         for level in reversed(range(levels)):
-            stages, width = nn.ModuleList(), _width(o, o.mult[level])
+            stages, width = nn.ModuleList(), width_of(o, o.mult[level])
             if level < levels - 1:
                 stages.append(_stage(o, c, c, "up") if o.resample == "residual" else Stage(Up(c)))
             for i in range(o.blocks + 1):
@@ -299,14 +299,14 @@ class UNet(Trunk):
 
 
 def _stage(o: UNetOptions, inputs: int, outputs: int, resample: Resample = None, attend: bool = False) -> Stage:
-    return Stage(Block(o, inputs, outputs, resample), _attention(o, outputs) if attend else None)
+    return Stage(Block(o, inputs, outputs, resample), attention(o, outputs) if attend else None)
 
 
 def _join(x: Tensor, h: Tensor, scale: float) -> Tensor:
     return x + h if scale == 1 else (x + h) * scale
 
 
-def _width(o: UNetOptions, mult: float) -> int:
+def width_of(o: UNetOptions, mult: float) -> int:
     return int(o.channels * mult)
 
 
@@ -324,7 +324,7 @@ def heads_of(o: UNetOptions, channels: int) -> int:
     return int(channels // size)
 
 
-def _attention(o: UNetOptions, channels: int) -> Attention | SpatialTransformer:
+def attention(o: UNetOptions, channels: int) -> Attention | SpatialTransformer:
     if o.transformer:
         return SpatialTransformer(channels, heads_of(o, channels), o.transformer, o.context, o.groups)
     if o.context:

@@ -101,7 +101,9 @@ def bundle(
     cond = model.labels(seeds)
     if cond is not None:
         cond = {name: value.to(device) for name, value in cond.items()}
-    return Latents(denoiser, Rng.from_seeds(seeds, device).normal(*model.spec.shape), cond, heard=heard)
+    return Latents(
+        denoiser, Rng.from_seeds(seeds, device).normal(*denoiser.space.shape(model.spec.shape)), cond, heard=heard
+    )
 
 
 def fit_count(latents: int, event: int) -> int:
@@ -113,7 +115,7 @@ def fit_count(latents: int, event: int) -> int:
 
 def work(model: Model, evaluations: int, latents: int = 200) -> int:
     """Guesses that `tune` makes, at most."""
-    event = int(torch.Size(model.spec.shape).numel())
+    event = int(torch.Size(model.denoiser.space.shape(model.spec.shape)).numel())
     count, candidates = fit_count(latents, event), len(families.family(evaluations, model.spec.std))
     total = latents * max(REFERENCE, 8 * evaluations)
     total += families.work(count, event, evaluations, candidates)
