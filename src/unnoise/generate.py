@@ -43,8 +43,8 @@ MOST_ON_A_GRID = 1024
 
 
 def draw(model: Model, seeds: Sequence[int], sampling: Sampling, **how: Any) -> Tensor:
-    """The samples of `seeds` as they are stored: images as uint8 (count, channel, height, width). `how`: label, prompt, guidance,
-    device, precision, of `Model.sample`.
+    """The samples of `seeds` as they are stored: images as uint8 (count, channel, height, width). `how`: label, prompt, start,
+    guidance, device, precision, of `Model.sample`.
 
     Raises Problem where the sampler diverged.
     """
@@ -70,6 +70,7 @@ def generate(
     sampling: Sampling | None = None,
     label: int | None = None,
     prompt: str | None = None,
+    start: str | None = None,
     format: str | None = None,
     batch_size: int = 64,
     precision: str | None = None,
@@ -98,9 +99,11 @@ def generate(
     sampling.step.check(model.denoiser.process)
     sampling.grid(model.denoiser.process)
     model.asked([seed], label, prompt)
+    model.recipe.begin(model.spec, [seed], start)
     how = {
         "label": label,
         "prompt": prompt,
+        "start": start,
         "precision": precision or best_precision(default_device()),
         "guidance": guidance,
     }
@@ -113,7 +116,8 @@ def generate(
         "format": format,
         "count": count,
         "known": known,
-        **({} if prompt is None else {"prompt": prompt}),
+        "prompt": prompt,
+        "start": start,
     }
     on_main(state, lambda: _begin(out, manifest))
     problem = None

@@ -23,6 +23,7 @@ from .rng import Rng
 from .runtime import autocast, best_precision, default_device
 from .samplers import sample
 from .samplers.loop import Watch
+from .spaces import in_data
 from .stages import check_stages, run_stages
 from .training import Result, Run, TrainingOptions, train
 
@@ -84,6 +85,8 @@ class Model:
         """The denoiser with the guidance and the thresholding of a sampling, and between them any further guidance."""
         free = [classifier_free(sampling.guidance)] if sampling.guidance != 1 else []
         pull = [classifier_guidance(sampling.classifier)] if sampling.classifier else []
+        if sampling.threshold != "none":
+            in_data(self.denoiser, "a threshold")
         return guided(self.denoiser, [*free, *guidance, *THRESHOLDS[sampling.threshold](), *pull])
 
     def sample(
@@ -93,6 +96,7 @@ class Model:
         *,
         label: int | None = None,
         prompt: str | None = None,
+        start: str | None = None,
         guidance: Sequence[Guidance] = (),
         watch: Watch | None = None,
         device: torch.device | str | None = None,
@@ -100,7 +104,8 @@ class Model:
     ) -> Tensor:
         """Samples as a model sees them (images in [-1, 1]), one for each seed; sample i depends on seed i alone.
 
-        `prompt`: words for models that take them (`Recipe.prompt`).
+        `prompt`: words for models that take them (`Recipe.prompt`); `start`: of models that go from data to data, the set
+        whose held-out rows they go from (`Recipe.begin`).
         `guidance`: what the samples must follow besides, such as `measured(inpainting(image, known))`.
         """
         sampling = sampling or self.recipe.sampling()
@@ -108,13 +113,18 @@ class Model:
             raise UsageProblem("only a classifier leads this model to a label; give guidance by it (--classifier 1)")
         device = torch.device(device or default_device())
         cond, followed = self.asked(seeds, label, prompt)
-        denoiser = self.guided(sampling, [*followed, *guidance]).to(device).eval()
+        first, led = self.recipe.begin(self.spec, seeds, start)
+        denoiser = self.guided(sampling, [*led, *followed, *guidance]).to(device).eval()
         if cond is not None:
             cond = {name: value.to(device) for name, value in cond.items()}
         with autocast(device, precision or best_precision(device)):
             rng = Rng.from_seeds(seeds, device=device)
-            shape = (len(seeds), *self.spec.shape)
-            return sample(denoiser, sampling.step, sampling.grid, shape, cond=cond, rng=rng, watch=watch)
+            space = self.denoiser.space
+            shape = (len(seeds), *space.shape(self.spec.shape))
+            seen = None if watch is None else lambda i, point, z: watch(i, point, space.decode(z))
+            z = sample(denoiser, sampling.step, sampling.grid, shape, cond=cond, rng=rng, start=first, watch=seen)
+            with torch.no_grad():
+                return space.decode(z)
 
 
 class Conditioned:
@@ -217,7 +227,8 @@ def _train(model: Model, data, options: TrainingOptions, run: Run, preview: bool
     objective = model.recipe.lesson(model.spec)
     model.recipe.receive(stages, model.denoiser, objective, data)
     process = getattr(model.denoiser, "process", None)  # an autoencoder has none
-    shown = preview and process is not None and process.generates
+    begins = process is not None and (process.generates or model.recipe.begin(model.spec, [0], None)[0] is not None)
+    shown = preview and begins
     picture = (lambda denoiser, step, folder: draw_preview(model, denoiser, step, folder)) if shown else None
     seen = Conditioned(data, model.recipe.condition)
     result = train(objective, model.denoiser, seen, options, run, preview=picture, on_step=on_step)

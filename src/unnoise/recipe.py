@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -350,6 +350,13 @@ class Recipe:
     def prompt(self, spec: Spec, text: str) -> tuple[dict[str, Tensor] | None, tuple[Guidance, ...]]:
         """What a user's words ask of samples: conditions of one sample, without the batch's axis, and guidance."""
         raise UsageProblem(f"{self.slug} takes no prompt; leave --prompt out")
+
+    def begin(self, spec: Spec, seeds: Sequence[int], start: str | None) -> tuple[Tensor | None, tuple[Guidance, ...]]:
+        """Where samples begin, one state for each seed, and the guidance that goes with it; None where they begin with noise.
+        `start` is what a user says of it: the name of a data set."""
+        if start is not None:
+            raise UsageProblem(f"samples of {self.slug} begin with noise; leave --start out")
+        return None, ()
 
     def as_dict(self) -> dict[str, Any]:
         """Options for JSON."""

@@ -41,6 +41,8 @@ class SamplingForm:
     """Samples of this class only, by name or number; all in turn if left out."""
     prompt: str | None = None
     """What a model that takes words is asked for: a caption, the beginning of a text, or the file of a sound to be spoken."""
+    start: str | None = None
+    """Of models that go from data to data: the data set whose held-out images, or other rows, they go from."""
     weights: str = "ema"
     """ema, model (as trained, without averaging), or ema-power-..."""
     step: int | None = None
@@ -95,6 +97,7 @@ def run(argv: list[str]) -> None:
             24 if end == "gif" else 10,
             label=label,
             prompt=form.how.prompt,
+            start=form.how.start,
             guidance=guidance[0],
         )
         film = save_trajectory(states, picture.with_name(f"trajectory.{end}"))
@@ -133,15 +136,15 @@ def sample_to(
     state, format = crew(), format or kind_of(model.spec).suffix
     if out is None:
         what = [model.source["sha256"], sampling.describe(), label, seed, precision, format]
-        key = json.dumps([*what, *(more for more in (guidance[1], how.prompt) if more is not None)])
+        key = json.dumps([*what, *(more for more in (guidance[1], how.prompt, how.start) if more is not None)])
         mark = hashlib.sha256(key.encode()).hexdigest()[:6]
         out = Path(model.source["path"]) / "samples" / f"{sampling.step.name}-{sampling.grid.steps}-{format}-{mark}"
     with Counter("sampling", count, visible and state.is_main_process) as counter:
         ranks = state.num_processes
         try:
             return generate(
-                model, out, count, seed=seed, sampling=sampling, label=label, prompt=how.prompt, format=format,
-                precision=precision,
+                model, out, count, seed=seed, sampling=sampling, label=label, prompt=how.prompt, start=how.start,
+                format=format, precision=precision,
                 batch_size=how.batch_size, on_images=lambda done: counter(min(count, done * ranks)),
                 guidance=guidance[0], known=guidance[1],
             )  # fmt: skip
@@ -157,6 +160,7 @@ def prepare(run: Path, how: SamplingForm) -> tuple[Any, Any, int | None, str | N
     model = Model.load(run, how.weights, how.step)
     if how.prompt is not None:
         model.asked([0], None, how.prompt)  # what the model does not understand is told at once
+    model.recipe.begin(model.spec, [0], how.start)
     own = model.recipe.sampling()
     pairs = dict(_pair(text) for text in how.option)
     sampling = own.changed(how.sampler, how.grid, how.steps, how.guidance, how.threshold, pairs, how.classifier)
