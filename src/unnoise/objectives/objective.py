@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -44,8 +45,16 @@ class Objective(nn.Module):
     def forward(self, denoiser: Denoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:
         raise NotImplementedError
 
+    def prepare(self, step: int, shown: Callable[[], AbstractContextManager[Denoiser]]) -> Sequence[str]:
+        """Called before each step, from 0; says which turns it takes. Inside `with shown() as denoiser`, the denoiser has its
+        averaged weights: for those who learn from its samples."""
+        return self.turns
+
     def observe(self, loss: Loss) -> None:
         """Called after each step with the losses of the global batch; adaptive distributions of t learn from it."""
+
+    def follow(self, denoiser: Denoiser) -> None:
+        """Called after each step with the denoiser, whose weights have moved; targets that average them take them in."""
 
     def on_eps(self, on: Denoiser | Process, t: Tensor) -> tuple[Tensor, Times]:
         """u(t), float64 (n,), and the distribution of t, where the loss is E_t[u(t) mean_d (eps_guess - eps)^2].
@@ -69,8 +78,14 @@ class Around(Objective):
     def parameters_of(self, denoiser: Denoiser, turn: str) -> Iterable[nn.Parameter]:
         return self.objective.parameters_of(denoiser, turn)
 
+    def prepare(self, step: int, shown: Callable[[], AbstractContextManager[Denoiser]]) -> Sequence[str]:
+        return self.objective.prepare(step, shown)
+
     def observe(self, loss: Loss) -> None:
         self.objective.observe(loss)
+
+    def follow(self, denoiser: Denoiser) -> None:
+        self.objective.follow(denoiser)
 
     def on_eps(self, on: Denoiser | Process, t: Tensor) -> tuple[Tensor, Times]:
         return self.objective.on_eps(on, t)

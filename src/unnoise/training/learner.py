@@ -81,8 +81,12 @@ class Learner:
         """
         means = []
         names = []
+        prepare = getattr(self.lesson.objective, "prepare", None)
+        active = self.turns if prepare is None else prepare(step, self.shown)
         for number, turn in enumerate(self.turns):
-            prefix = f"{turn}/" if len(self.turns) > 1 else ""
+            if turn not in active:
+                continue
+            prefix = f"{turn}/" if len(active) > 1 else ""
             values = self._gradients(step, number, turn, batches)
             norm = self._move(turn, factor)
             self._observe(values)
@@ -90,6 +94,9 @@ class Learner:
             means += [value.mean().float() for value in shown.values()]
             names += [prefix + name for name in shown]
         self.averages.update(step, self.options.batch_size)
+        follow = getattr(self.lesson.objective, "follow", None)
+        if follow is not None:
+            follow(self.lesson.denoiser)
         self.names = names
         return torch.stack(means)
 

@@ -54,8 +54,10 @@ def train(
 
     objective   objective(denoiser, x0, cond, rng, turn) -> Loss (a dataclass of tensors (batch,), see `objectives`); may offer
                 `turns`, the names of the updates of one step; `parameters_of(denoiser, turn)`, what each moves;
-                `turn_options[turn]`, its own lr, betas, eps, weight_decay; `observe(loss)`, called after each update
-                with the loss of the whole global batch; `full_precision`, where it differentiates the network twice
+                `turn_options[turn]`, its own lr, betas, eps, weight_decay; `prepare(step, shown)`, called before
+                each step, which turns it takes (`with shown() as denoiser` has the averaged weights); `observe(loss)`,
+                called after each update with the loss of the whole global batch; `follow(denoiser)`, called after each step
+                with the weights that moved; `full_precision`, where it differentiates the network twice
     dataset     len(dataset); dataset.batch(indices) -> object with x (batch, ...) and cond (dict of tensors, or None)
     preview     preview(denoiser, step, folder) leaves pictures in the folder; the denoiser holds the averaged weights
     on_step     gets each line of metrics as a dict
