@@ -35,6 +35,7 @@ from unnoise.samplers import (
     Ancestral,
     AnnealedLangevin,
     Churn,
+    ConsistentLangevin,
     Corrector,
     DPMSolver,
     DPMSolverAdaptive,
@@ -97,6 +98,7 @@ TIMES = {
     "stratified": T.Stratified(start=0.001),
     "stratified steps": T.Stratified(1000),
     "log-normal": T.LogNormal(),
+    "half log-normal": T.HalfLogNormal(),
     "loss second moment": T.LossSecondMoment(1000),
     "adaptive": T.Adaptive(T.Uniform()),
 }
@@ -122,6 +124,7 @@ STEPS = {
     "reverse diffusion": ReverseDiffusion(),
     "langevin": Langevin(),
     "annealed langevin": AnnealedLangevin(h=0.1),
+    "consistent langevin": ConsistentLangevin(h=0.95),
     "corrector of no predictor": PredictorCorrector(None, AnnealedLangevin(h=0.1)),
     "predictor of no corrector": PredictorCorrector(ReverseDiffusion(), None),
     "predictor-corrector": PredictorCorrector(corrector=AnnealedLangevin(corrections=1, h=0.05)),
@@ -171,7 +174,8 @@ ADAPTIVE = {name for name, step in STEPS.items() if isinstance(step, Adaptive)}
 CORRECTORS = {
     name
     for name, step in STEPS.items()
-    if isinstance(step, (Corrector, Naive)) or (isinstance(step, PredictorCorrector) and step.predictor is None)
+    if isinstance(step, (ConsistentLangevin, Corrector, Naive))
+    or (isinstance(step, PredictorCorrector) and step.predictor is None)
 }  # by themselves: biased, and orderless
 
 GRIDS = {

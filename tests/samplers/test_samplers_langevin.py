@@ -9,13 +9,16 @@ from unnoise.processes import Gaussian
 from unnoise.recipe import Sampling
 from unnoise.rng import Rng
 from unnoise.samplers import (
+    DDIM,
     Ancestral,
     AnnealedLangevin,
+    ConsistentLangevin,
     Denoise,
     EulerMaruyama,
     Integers,
     Ladder,
     Langevin,
+    Naive,
     PredictorCorrector,
     ReverseDiffusion,
     Uniform,
@@ -222,3 +225,55 @@ def test_parity_with_the_published_walks():
 def test_mistakes(build, words):
     with pytest.raises(UsageProblem, match=words):
         build()
+
+
+@pytest.mark.parametrize("schedule", [VE(0.02, 20.0), LinearVP()])
+def test_consistent_langevin_leaves_each_level_the_noise_it_wants(schedule):
+    """Of data at one point the states are samples of q(x_s | x_0) at every level; without the correction they are not."""
+    process, points = Gaussian(schedule), []
+
+    def watch(i, point, x):
+        if i > 0 and not point.is_clean:
+            points.append((float(x.std()), float(point.sigma)))
+
+    point_mass = gaussian(torch.zeros(64).double(), 0.0).denoiser(process)
+    grid = Uniform(40, through_zero=isinstance(schedule, VE))
+    sample(point_mass, ConsistentLangevin(0.6), grid, (256, 64), watch=watch, dtype=torch.float64)
+    assert len(points) >= 39
+    for measured, wanted in points:
+        assert measured == pytest.approx(wanted, rel=0.02)  # standard error 0.6 %
+
+
+def test_consistent_langevin_moves_a_normal_state_as_its_formula_says():
+    """N(0, v) data: x_s / alpha_s has variance k^2 (v + r_t^2) + r_s^2 - (1 - h)^2 r_t^2, k = (v + (1 - h) r_t^2) / (v + r_t^2)."""
+    process, h, v = Gaussian(VE(0.02, 20.0)), 0.4, 0.25
+    t, s = process.points([0.5, 0.47])
+    denoise = Denoise(gaussian(torch.zeros(64).double(), v).denoiser(process), 2000, None, torch.device("cpu"))
+    rng = Rng.from_seeds(range(2000))
+    x = (v + t.sigma**2) ** 0.5 * rng.normal(64, dtype=torch.float64)
+    y, _ = ConsistentLangevin(h).step(denoise, x, t, s, None, rng)
+    k = (v + (1 - h) * t.sigma**2) / (v + t.sigma**2)
+    wanted = k**2 * (v + t.sigma**2) + s.sigma**2 - ((1 - h) * t.sigma) ** 2
+    assert float(y.var()) == pytest.approx(wanted, rel=0.02)
+    assert float((x * y).mean() / (x * x).mean()) == pytest.approx(k, rel=0.02)
+
+
+def test_consistent_langevin_is_ddim_at_one_end_and_naive_at_the_other():
+    process = Gaussian(LinearVP())
+    t, s = process.points([0.6, 0.5])
+    denoise = Denoise(gaussian(torch.zeros(8).double(), 0.25).denoiser(process), 4, None, torch.device("cpu"))
+    x = Rng.from_seeds(range(4)).normal(8, dtype=torch.float64)
+
+    def step(kind):
+        return kind.step(denoise, x, t, s, kind.init(denoise, x, [t, s]), Rng.from_seeds(range(4)))[0]
+
+    torch.testing.assert_close(step(ConsistentLangevin(1 - s.ratio / t.ratio)), step(DDIM()), atol=1e-7, rtol=0)
+    torch.testing.assert_close(step(ConsistentLangevin(1.0)), step(Naive()), atol=1e-12, rtol=0)
+
+
+def test_consistent_langevin_refuses_to_keep_too_much():
+    denoiser = oracle(LinearVP())
+    with pytest.raises(UsageProblem, match="keeps more noise than the next level has; take h 0"):
+        sample(denoiser, ConsistentLangevin(0.05), Uniform(10), (1, 256))
+    with pytest.raises(UsageProblem, match="h is 0"):
+        ConsistentLangevin(0.0)

@@ -10,7 +10,7 @@ from .grids import GRIDS, Grid, Integers, Karras, LogSNR, Quadratic, Uniform
 from .guided import GuidedAncestral
 from .jumps import Gamma, Jumps, Solved
 from .ladder import Ladder
-from .langevin import AnnealedLangevin, Corrector, Langevin, PredictorCorrector
+from .langevin import AnnealedLangevin, ConsistentLangevin, Corrector, Langevin, PredictorCorrector
 from .levels import Levels
 from .loop import SAMPLERS, Denoise, Step, sample
 from .multistep import DEIS, IPNDM, Adams, DPMSolverMultistep, SDEDPMSolverMultistep, UniPC
@@ -19,11 +19,13 @@ from .ode import Churn, Euler, Heun
 from .pndm import FON, PNDM
 from .sde import EulerMaruyama, ReverseDiffusion
 from .singlestep import SEEDS, DPMSolver, DPMSolverFast, DPMSolverPlus, SingleStep
+from .splitting import SSCS
 from .straight import Straight
 
 __all__ = [
-    "DDIM", "DEIS", "FON", "GRIDS", "IPNDM", "PNDM", "RK45", "SAMPLERS", "SEEDS", "Adams", "Adaptive", "Ancestral",
-    "AnnealedLangevin", "Brownian", "Churn", "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep",
+    "DDIM", "DEIS", "FON", "GRIDS", "IPNDM", "PNDM", "RK45", "SAMPLERS", "SEEDS", "SSCS", "Adams", "Adaptive", "Ancestral",
+    "AnnealedLangevin", "Brownian", "Churn", "ConsistentLangevin",
+    "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep",
     "DPMSolverPlus", "Denoise", "Euler", "EulerMaruyama", "Fitted", "Flow", "Gamma", "GeodesicWalk", "Grid", "GuidedAncestral",
     "Heun", "Integers", "Jumps", "Karras", "Ladder", "Langevin", "Levels", "LogSNR", "Naive", "PredictorCorrector", "Quadratic",
     "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Solved", "Step", "Straight", "UniPC", "Uniform", "sample",

@@ -7,17 +7,19 @@ finite size overshoots: where the marginal is N(0, v) it settles at v / (1 - e /
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from ..errors import UsageProblem
-from ..laws import sum_event
+from ..laws import Normal, sum_event
 from ..processes.gaussian import Point
 from ..rng import Rng
-from ..scalars import Scalar, column, sqrt, times
+from ..scalars import Scalar, column, combine, sqrt, times
 from .ladder import best_step
 from .loop import Denoise, Step
 from .sde import ReverseDiffusion
@@ -117,6 +119,45 @@ class AnnealedLangevin(Corrector):
 
     def size(self, score: Tensor, z: Tensor, t: Point, state: Any) -> Scalar:
         return state * t.sigma**2
+
+
+@dataclass(frozen=True)
+class ConsistentLangevin(Step):
+    r"""Annealed Langevin dynamics whose noise is right at every level (2009.05475): with r = sigma / alpha and the noise guess eps,
+
+        x_s / alpha_s = x_0 + (1 - h) r_t eps + sqrt(r_s^2 - ((1 - h) r_t)^2) z,
+
+    of the noise the fraction 1 - h is kept, and as much drawn anew as the next level wants: were x_0 known, x_s would be a
+    sample of q(x_s | x_0). Where (1 - h) r_t = r_s it is DDIM, where h = 1 the guess is destroyed anew. The last step gives
+    the guess. Raises UsageProblem where h keeps more noise than a level has.
+    """
+
+    name: ClassVar[str] = "consistent-langevin"
+    h: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.h <= 1:
+            raise UsageProblem(f"h is {self.h}, but the fraction of the noise that is removed lies above 0, up to 1")
+
+    def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]) -> None:
+        self.fits(len(points) - 1)
+        if isinstance(points[0].ratio, Tensor):
+            raise UsageProblem("consistent-langevin needs one noise level for all coordinates; this process has many")
+        falls = [s.ratio / t.ratio for t, s in pairwise(points) if not s.is_clean and t.ratio < math.inf]
+        least = 1 - min(falls, default=1.0)  # type: ignore[type-var]
+        if self.h < least - 1e-12:
+            raise UsageProblem(
+                f"h {self.h} keeps more noise than the next level has; take h {math.ceil(100 * least) / 100} or more, or more steps"
+            )
+
+    def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state: None, rng: Rng) -> tuple[Tensor, None]:
+        x0 = denoise(x, t).mean
+        if s.is_clean:
+            return denoise.process.state(x0), None
+        old = s.alpha * (1 - self.h) * t.ratio if t.ratio < math.inf else 0.0
+        fresh = sqrt(s.sigma**2 - old**2) if old < s.sigma else 0.0
+        mean = combine((s.alpha, denoise.process.state(x0)), (old, denoise.process.noise(x, x0, t)))
+        return Normal(mean, fresh).sample(rng), None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +37,23 @@ R = TypeVar("R", bound=Recipe)
 
 def _key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def chosen(options: Any) -> Any:
+    """What differs from the defaults in a dataclass of options, and in those within it: an option that is added later, and left
+    alone, changes nothing, so models trained before it stay known."""
+    if isinstance(options, (list, tuple)):
+        return [chosen(value) for value in options]
+    if not is_dataclass(options):
+        return options
+    told = {}
+    for f in fields(options):
+        default = (
+            f.default if f.default is not MISSING else f.default_factory() if callable(f.default_factory) else MISSING
+        )
+        if (value := getattr(options, f.name)) != default:
+            told[f.name] = chosen(value)
+    return told
 
 
 class Lab:
@@ -71,7 +88,7 @@ class Lab:
             data = First(data, limit)
         if rows is not None:
             data = Chosen(data, rows)
-        key = _key(recipe.slug, recipe.as_dict(), data.fingerprint)
+        key = _key(recipe.slug, chosen(recipe), data.fingerprint)
         path = self.root / "models" / f"{recipe.slug}-{key}"
         if not (path / "finished.json").exists():
             self.say(f"training {recipe.slug}, seed {seed}, {recipe.training.steps} steps on {data.name} ({path.name})")
