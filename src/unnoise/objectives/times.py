@@ -108,6 +108,44 @@ class LogNormal(Times):
         return torch.exp(-0.5 * z * z) / (self.p_std * math.sqrt(2 * math.pi)) * (dsigma / sigma - dalpha / alpha)
 
 
+class HalfLogNormal(LogNormal):
+    r"""CTM's: half of the times as EDM's, half on Karras's ramp of levels from sigma_max, its first `part` evenly (2310.02279).
+
+    ramp(v) = (sigma_max^(1/rho) + v (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho,  v uniform in [0, part]; sigma/alpha at most that
+    at t = 1.
+    """
+
+    def __init__(
+        self,
+        p_mean: float = -1.2,
+        p_std: float = 1.2,
+        part: float = 0.7,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        rho: float = 7.0,
+    ):
+        super().__init__(p_mean, p_std)
+        self.part, self.rho = part, rho
+        self.ends = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+
+    def draw(self, process: Gaussian, rng: Rng) -> Tensor:
+        normal = super().draw(process, rng)
+        top, low = self.ends
+        level = (top + self.part * rng.uniform() * (low - top)) ** self.rho
+        even = process.schedule.time(-2 * level.log())
+        return torch.where(rng.bernoulli(0.5), normal, even).clamp(max=1.0)
+
+    def density(self, process: Gaussian, t: Tensor) -> Tensor:
+        """Half of each: on the ramp, |dv/dt| / part."""
+        alpha, sigma = process.schedule.alpha(t), process.schedule.sigma(t)
+        dalpha, dsigma = process.schedule.derivatives(t)
+        top, low = self.ends
+        root = (sigma / alpha) ** (1 / self.rho)
+        speed = root / self.rho * (dsigma / sigma - dalpha / alpha) / ((top - low) * self.part)
+        inside = (root <= top) & (root >= top + self.part * (low - top))
+        return (super().density(process, t) + torch.where(inside, speed, 0.0)) / 2
+
+
 class LossSecondMoment(Times):
     r"""improved-ddpm's importance sampling: p_i ~ sqrt(mean of the last squared losses at step i) (2102.09672, sec. 3.3).
 

@@ -1,9 +1,11 @@
 """Data whose exact denoiser, score and density are known: for tests, for studying samplers, for teaching."""
 
 from .chain import density_output, divergence, even_grid, gaussian_output
+from .flow import GaussianFlow
 from .mixture import Mixture, MixtureDenoiser, finite_set, gaussian
 
 __all__ = [
+    "GaussianFlow",
     "Mixture",
     "MixtureDenoiser",
     "density_output",

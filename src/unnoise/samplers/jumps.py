@@ -36,7 +36,7 @@ class Jumps(Karras):
 
 @dataclass(frozen=True)
 class Gamma(Step):
-    r"""Jump too far, and add noise back: gamma-sampling (2310.02279, alg. 3).
+    r"""Jump too far, and add noise back: gamma-sampling (2310.02279).
 
     x_u = G(x_t, t, u) with sigma/alpha at u sqrt(1 - gamma^2) times that at s, then a sample of q(x_s | x_u).
     gamma = 0 jumps to s itself, deterministically; gamma = 1 goes to data each time (consistency models' multistep sampling).
