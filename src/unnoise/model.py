@@ -75,7 +75,8 @@ class Model:
         """The conditions of samples by label and by prompt, and the guidance that the prompt asks for."""
         cond = self.labels(seeds, label)
         if prompt is None:
-            return cond, ()
+            told = self.recipe.unprompted(self.spec, seeds)
+            return (cond if told is None else (cond or {}) | told), ()
         said, guidance = self.recipe.prompt(self.spec, prompt)
         if said is not None:
             cond = (cond or {}) | {name: value.expand(len(seeds), *value.shape) for name, value in said.items()}

@@ -351,6 +351,10 @@ class Recipe:
         """What a user's words ask of samples: conditions of one sample, without the batch's axis, and guidance."""
         raise UsageProblem(f"{self.slug} takes no prompt; leave --prompt out")
 
+    def unprompted(self, spec: Spec, seeds: Sequence[int]) -> dict[str, Tensor] | None:
+        """What samples are told besides labels where there is no prompt, a row for each seed: of models that must be told."""
+        return None
+
     def begin(self, spec: Spec, seeds: Sequence[int], start: str | None) -> tuple[Tensor | None, tuple[Guidance, ...]]:
         """Where samples begin, one state for each seed, and the guidance that goes with it; None where they begin with noise.
         `start` is what a user says of it: the name of a data set."""
