@@ -141,8 +141,9 @@ class Normal(Law):
 
 
 def mixed(matrix: Tensor, u: Tensor) -> Tensor:
-    """A matrix (k, k), or one for each example, applied to the parts of u (batch, k, *event), in the type of u."""
-    return (matrix.to(u) @ u.reshape(*u.shape[:2], -1)).reshape(u.shape)
+    """A matrix (j, k), or one for each example, applied to the parts of u (batch, k, *event), in the type of u."""
+    out = matrix.to(u) @ u.reshape(*u.shape[:2], -1)
+    return out.reshape(len(u), -1, *u.shape[2:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,24 +207,6 @@ class Categorical(Law):
             return Law.kl(self, other)
         p, q = self.log_probs.double(), other.log_probs.double()
         return sum_event(torch.where(p.isinf(), 0.0, p.exp() * (p - q)).sum(-1))
-
-
-@dataclass(frozen=True, slots=True)
-class Pinned(Law):
-    """A guess of which a part is known: x_0 is `x` where `known` is true, both broadcasting against it."""
-
-    guess: Law
-    known: Tensor
-    x: Tensor
-
-    def sample(self, rng: Rng) -> Tensor:
-        return self._joined(self.guess.sample(rng))
-
-    def draw(self, rng: Rng) -> Tensor:
-        return self._joined(self.guess.draw(rng))
-
-    def _joined(self, x: Tensor) -> Tensor:
-        return torch.where(self.known.to(x.device), self.x.to(x), x)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Denoisers: from x_t to a guess of x_0. A network, what its output means, and how its input is scaled."""
 
 from .adversarial import AdversarialDenoiser
+from .bridged import Bridged, BridgeFlow
 from .classifier import ClassifyingDenoiser, classifier_guidance
 from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import Guidance, Guided, classifier_free, clip, dynamic_threshold, guided
@@ -9,11 +10,12 @@ from .jumping import Jumping, jump
 from .matched import Matched
 from .preconditioning import DDPM, EDM, IDDPM, VDM, VE, VP, Blind, Preconditioning, Raw, relation
 from .restorer import Restorer
+from .velocity import VelocityDenoiser
 
 __all__ = [
     "DDPM", "EDM", "IDDPM", "VDM", "VE", "VP", "AdversarialDenoiser",
     "Blind", "ClassifyingDenoiser", "Denoiser", "Guidance", "Guided", "Jumping",
     "Matched", "Measurement", "NetworkDenoiser",
-    "Preconditioning", "Raw", "Restorer", "classifier_free", "classifier_guidance", "clip", "colourisation",
+    "Preconditioning", "Raw", "Restorer", "VelocityDenoiser", "classifier_free", "classifier_guidance", "clip", "colourisation",
     "dynamic_threshold", "enlargement", "guided", "imputation", "inpainting", "jump", "measured", "relation",
 ]  # fmt: skip

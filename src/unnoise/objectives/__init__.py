@@ -6,12 +6,14 @@ from .balance import balance
 from .bound import Bound, Hybrid
 from .classifier import WithClassifier
 from .consistency import Consistency
+from .crop import Cropped
 from .flip import Flipped
 from .matching import WEIGHTINGS, Matching
 from .objective import Loss, Objective
 from .restoration import Restoration
 from .score import Dequantised, Sliced
 from .times import Adaptive, HalfLogNormal, LogNormal, LossSecondMoment, Stratified, Times, Uniform, UniformSteps
+from .velocity import VelocityMatching
 from .vlb import VLB
 from .weightings import (
     ELBO,
@@ -29,8 +31,8 @@ from .weightings import (
 
 __all__ = [
     "ELBO", "P2", "VLB", "WEIGHTINGS", "Adaptive", "Adversarial",
-    "Augmented", "Bound", "Consistency", "Dequantised", "EDMLoss",
+    "Augmented", "Bound", "Consistency", "Cropped", "Dequantised", "EDMLoss",
     "EDMMonotone", "Eps", "Flipped", "HalfLogNormal", "Hybrid", "Implied", "LogNormal", "Loss", "LossSecondMoment", "Matching",
     "MinSNR", "Objective", "Restoration", "Sigmoid", "Sliced", "Stratified", "Times", "TruncatedSNR", "Uniform", "UniformSteps",
-    "Weighting", "WithClassifier", "balance", "implied_weighting",
+    "VelocityMatching", "Weighting", "WithClassifier", "balance", "implied_weighting",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,12 @@ from torch import Tensor, nn
 from ..denoisers.denoiser import Cond, Denoiser
 from ..errors import UsageProblem
 from ..laws import Estimate
-from ..processes import Gaussian
+from ..processes import Gaussian, LinearSDE
 from ..rng import Rng
 from ..scalars import column
+
+if TYPE_CHECKING:
+    from .linear import LinearMixtureDenoiser
 
 
 class Mixture(nn.Module):
@@ -93,6 +97,10 @@ class Mixture(nn.Module):
         """log p_t(x_t), nats (batch,)."""
         point = process.at(t, xt)
         alpha, sigma = (_coefficient(c, xt) for c in (point.alpha, point.sigma))
+        return self.evidence(xt, alpha, sigma, label)
+
+    def evidence(self, xt: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """log density of alpha x_0 + sigma eps at x_t, nats (batch,)."""
         return torch.logsumexp(self._parts(xt, alpha, sigma, label)[2], 1)
 
     def estimate(self, xt: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor | None = None) -> Estimate:
@@ -106,8 +114,16 @@ class Mixture(nn.Module):
         second = torch.einsum("bk,bk...->b...", w, within + (means - mean[:, None]) ** 2)
         return Estimate(mean.to(xt.dtype), second.to(xt.dtype))
 
-    def denoiser(self, process: Gaussian) -> MixtureDenoiser:
+    @overload
+    def denoiser(self, process: Gaussian) -> MixtureDenoiser: ...
+    @overload
+    def denoiser(self, process: LinearSDE) -> LinearMixtureDenoiser: ...
+    def denoiser(self, process: Gaussian | LinearSDE) -> MixtureDenoiser | LinearMixtureDenoiser:
         """The exact denoiser of this data under a process."""
+        if isinstance(process, LinearSDE):
+            from .linear import LinearMixtureDenoiser
+
+            return LinearMixtureDenoiser(self, process)
         return MixtureDenoiser(self, process)
 
 

@@ -1,17 +1,21 @@
 """Processes: how data is destroyed. No network, no loss, no solver inside."""
 
-from .base import Moment, Process
+from .base import Diffusion, Moment, Process
 from .basis import DCT, Basis, Identity
+from .bridge import Bridge
 from .cold import Cold
 from .curved import Curved
+from .damped import CriticallyDamped
 from .degradation import Animorphosis, Blur, Colours, Degradation, Mask, Pixelation, Snow
 from .dissipation import Dissipating
 from .gaussian import Gaussian, Point
 from .graphs import GRAPHS, AbsorbGraph, Graph, UniformGraph
 from .jump import GeometricTotal, Jump, JumpPoint, LogLinear, Ratios, TotalNoise
+from .linear import Kernel, LinearSDE
 
 __all__ = [
-    "DCT", "Animorphosis", "Basis", "Blur", "Cold", "Colours", "Curved", "Degradation", "Dissipating", "Gaussian", "Identity", "Mask",
-    "Moment", "Pixelation", "Point", "Process", "Snow",
-    "GRAPHS", "AbsorbGraph", "GeometricTotal", "Graph", "Jump", "JumpPoint", "LogLinear", "Ratios", "TotalNoise", "UniformGraph",
+    "DCT", "GRAPHS", "AbsorbGraph", "Animorphosis", "Basis", "Blur", "Bridge", "Cold", "Colours", "CriticallyDamped", "Curved",
+    "Degradation", "Diffusion", "Dissipating", "Gaussian", "GeometricTotal", "Graph", "Identity", "Jump", "JumpPoint",
+    "Kernel", "LinearSDE", "LogLinear", "Mask", "Moment", "Pixelation", "Point", "Process", "Ratios", "Snow", "TotalNoise",
+    "UniformGraph",
 ]  # fmt: skip

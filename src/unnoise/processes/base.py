@@ -74,3 +74,24 @@ class Process(nn.Module):
     def reverse_law(self, guess: Law, xt: Tensor, t, s, eta: float = 1.0, rng: Rng | None = None) -> Law:
         """p(x_s | x_t) for a guess of x_0: the posterior of one draw of it, unless a process knows its mean over the guess."""
         return self.posterior(xt, guess.draw(rng), t, s, eta)  # type: ignore[arg-type]
+
+
+class Diffusion(Process):
+    r"""A process that solves an SDE, dx = f dt + g dw: data can be walked back along its flow, and along its reverse SDEs.
+
+        dx = [f - (1 + lambda^2)/2 g^2 score] dt + lambda g dw
+
+    lambda = 0 is the probability flow, 1 the reverse SDE; all have the same marginals (2011.13456).
+    """
+
+    def reverse(self, xt: Tensor, x0: Tensor, t, noise: float) -> Tensor:
+        """The drift of the process with `noise` lambda, for the guess x_0 of what is behind x_t."""
+        raise NotImplementedError
+
+    def velocity(self, xt: Tensor, x0: Tensor, t) -> Tensor:
+        """dx/dt of the probability flow."""
+        return self.reverse(xt, x0, t, 0.0)
+
+    def diffusion(self, t, xt: Tensor) -> Scalar:
+        """g, which broadcasts against the state."""
+        raise NotImplementedError

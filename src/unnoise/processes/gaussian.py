@@ -24,7 +24,7 @@ from ..errors import UsageProblem
 from ..laws import Normal
 from ..scalars import Scalar, column, combine, expm1, log, plus, sqrt, times
 from ..schedules import Schedule
-from .base import Process
+from .base import Diffusion
 from .basis import Basis, Identity
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _against(c: Tensor, x: Tensor) -> Tensor:
     return column(c, x) if c.ndim == 1 else c
 
 
-class Gaussian(Process, Generic[S]):
+class Gaussian(Diffusion, Generic[S]):
     """x_t = alpha(t) x_0 + sigma(t) eps. The state is the data in `basis` (the identity by default)."""
 
     schedule: S
@@ -164,11 +164,12 @@ class Gaussian(Process, Generic[S]):
         t = self.at(t, xt)
         return combine((1 / t.sigma, xt), (-t.alpha / t.sigma, self.state(x0)))
 
-    def velocity(self, xt: Tensor, x0: Tensor, t: Tensor | Point) -> Tensor:
-        """dx/dt of the probability-flow ODE, alpha' x_0 + sigma' eps, in the process's own time."""
+    def reverse(self, xt: Tensor, x0: Tensor, t: Tensor | Point, noise: float) -> Tensor:
+        """Drift of the reverse process with `noise` lambda; of the flow, lambda = 0, it is alpha' x_0 + sigma' eps."""
         t = self.with_derivatives(t, xt)
         along = t.dsigma / t.sigma
-        return combine((along, xt), (t.dalpha - along * t.alpha, self.state(x0)))
+        pull = along + noise**2 * (along - t.dalpha / t.alpha) if noise else along  # by g^2 / (2 sigma^2)
+        return combine((pull, xt), (t.dalpha - pull * t.alpha, self.state(x0)))
 
     def noisier(self, points: Sequence[Point], log_factor: float) -> list[Point]:
         """The points whose noise-to-signal ratio is exp(log_factor) times that of `points`."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Problem, UsageProblem
-from ..processes import Process
+from ..processes import Diffusion, Process
 from ..processes.gaussian import Point
 from ..rng import Rng
 from ..scalars import column
@@ -52,7 +52,7 @@ class Adaptive(Step):
         return None
 
     def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]) -> Tensor:
-        if isinstance(points[0].alpha, Tensor):
+        if getattr(denoise.process, "by_frequency", False):
             raise UsageProblem(
                 f"the sampler {self.name!r} needs one noise level, and this process has one for each frequency"
             )
@@ -114,6 +114,7 @@ class RK45(Adaptive):
     """Dormand-Prince 5(4) on dx/dt of the probability flow, in the process's own time (2011.13456, sec. 4.3): order 5 accepted."""
 
     name: ClassVar[str] = "rk45"
+    needs: ClassVar[type[Process]] = Diffusion
 
     def clock(self, point: Point) -> float:
         return float(point.t)

@@ -15,7 +15,7 @@ from ..processes.gaussian import Point, decay
 from ..rng import Rng
 from ..scalars import Scalar, plus, sqrt
 from .loop import Denoise, Step
-from .noise import Noise, check_path, one_path
+from .noise import Noise, check_path, needs_one_level, one_path
 
 Variance = Literal["small", "large", "learned", "optimal"]
 
@@ -74,10 +74,8 @@ class Ancestral(Step):
 
     def check(self, process: Process) -> None:
         super().check(process)
-        if self.brownian and not isinstance(process, Gaussian):
-            raise UsageProblem(
-                f"a Brownian path needs a Gaussian process; this model's is {type(process).__name__}: leave brownian out"
-            )
+        if self.brownian:
+            needs_one_level(process)
         if self.eta < 1 and isinstance(process, Jump):
             raise UsageProblem(f"eta is {self.eta}, but tokens that jump have one chain only; take eta 1")
         if not self._plain and not isinstance(process, Gaussian):

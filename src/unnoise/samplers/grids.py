@@ -63,6 +63,11 @@ def _ladder(process: Process) -> int:
     return steps
 
 
+def _check_end(end: float | None, start: float) -> None:
+    if end is not None and not 0 < end < start:
+        raise UsageProblem(f"end is {end}, but must lie between 0 and start = {start}")
+
+
 @dataclass(frozen=True)
 class Uniform(Grid):
     """Evenly spaced t from `start` down to start / n; or down to `end`; or to 0, where schedules that keep some noise are
@@ -75,8 +80,7 @@ class Uniform(Grid):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.end is not None and not 0 < self.end < self.start:
-            raise UsageProblem(f"end is {self.end}, but must lie between 0 and start = {self.start}")
+        _check_end(self.end, self.start)
 
     def times(self, process: Process) -> list[float]:
         end = 0.0 if self.through_zero or self.end is None else self.end
@@ -86,13 +90,19 @@ class Uniform(Grid):
 
 @dataclass(frozen=True)
 class Quadratic(Grid):
-    """t = start ((n - i) / n)^2: steps shrink towards data."""
+    """t = start ((n - i) / n)^2: steps shrink towards data; or end + (start - end) ((n - 1 - i) / (n - 1))^2, down to `end`."""
 
     name: ClassVar[str] = "quadratic"
     start: float = 1.0
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_end(self.end, self.start)
 
     def times(self, process: Process) -> list[float]:
-        return [self.start * ((self.steps - i) / self.steps) ** 2 for i in range(self.steps)]
+        end, n = (0.0, self.steps) if self.end is None else (self.end, max(self.steps - 1, 1))
+        return [end + (self.start - end) * ((n - i) / n) ** 2 for i in range(self.steps)]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..errors import UsageProblem, unknown
+from ..processes import Gaussian, Process
 from ..processes.gaussian import Point
 from ..rng import Rng
 from ..scalars import expm1, times
@@ -62,6 +63,14 @@ def check_path(brownian: bool, strength: float, option: str = "eta") -> None:
     if brownian and not strength:
         raise UsageProblem(
             f"at {option} 0 a step draws no noise, so there is no Brownian path; leave brownian out, or raise {option}"
+        )
+
+
+def needs_one_level(process: Process) -> None:
+    """Refuses a path for a process whose noise it does not describe."""
+    if not isinstance(process, Gaussian):
+        raise UsageProblem(
+            f"a Brownian path needs a Gaussian process; this model's is {type(process).__name__}: leave brownian out"
         )
 
 

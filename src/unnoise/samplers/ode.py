@@ -13,6 +13,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import UsageProblem
+from ..processes import Diffusion, Process
 from ..processes.gaussian import Point
 from ..rng import Rng
 from ..scalars import combine, plus
@@ -24,6 +25,7 @@ class Euler(Step):
     """x_s = x_t + (s - t) dx/dt. In EDM's process, dx/dsigma = (x - D(x; sigma)) / sigma."""
 
     name: ClassVar[str] = "euler"
+    needs: ClassVar[type[Process]] = Diffusion
     order: ClassVar[int] = 1
 
     def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state, rng: Rng) -> tuple[Tensor, None]:
@@ -41,6 +43,7 @@ class Heun(Step):
     """
 
     name: ClassVar[str] = "heun"
+    needs: ClassVar[type[Process]] = Diffusion
     order: ClassVar[int] = 2
     a: float = 1.0
 

@@ -18,11 +18,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import UsageProblem
+from ..processes import Diffusion, Process
 from ..processes.gaussian import Point, decay
 from ..rng import Rng
-from ..scalars import sqrt, times
+from ..scalars import plus, sqrt, times
 from .loop import Denoise, Step
-from .noise import Noise, check_path, one_path
+from .noise import Noise, check_path, needs_one_level, one_path
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class _Reverse(Step):
         """1, as the noise is additive."""
         return 1 if self.noise else None
 
+    def check(self, process: Process) -> None:
+        super().check(process)
+        if self.brownian:
+            needs_one_level(process)
+
     def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]) -> Noise | None:
         alpha = points[0].alpha
         if not (alpha.all() if isinstance(alpha, Tensor) else alpha):
@@ -71,18 +77,18 @@ class EulerMaruyama(_Reverse):
     r"""x_s = x + (s - t) [velocity - lambda^2/2 g^2 score] + lambda g sqrt(t - s) z, in the process's own time."""
 
     name: ClassVar[str] = "euler-maruyama"
+    needs: ClassVar[type[Process]] = Diffusion
 
     def step(
         self, denoise: Denoise, x: Tensor, t: Point, s: Point, state: Noise | None, rng: Rng
     ) -> tuple[Tensor, Noise | None]:
-        x0 = denoise.process.state(denoise(x, t).mean)
+        process, x0 = denoise.process, denoise(x, t).mean
         if s.is_clean:
-            return x0, state
-        h, along = s.t - t.t, t.dsigma / t.sigma
-        fresh = along - t.dalpha / t.alpha if self.noise > 0 else 0.0  # g^2 / (2 sigma^2)
-        pull = along + self.noise**2 * fresh
-        mean = times(1 + h * pull, x) + times(h * (t.dalpha - pull * t.alpha), x0)
-        return self.noisy(mean, t.sigma * sqrt(-2 * h * fresh), t, s, state, rng), state
+            return process.state(x0), state
+        h = s.t - t.t
+        mean = plus(x, h, process.reverse(x, x0, t, self.noise))
+        std = sqrt(-h) * process.diffusion(t, x) if self.noise else 0.0
+        return self.noisy(mean, std, t, s, state, rng), state
 
 
 @dataclass(frozen=True)
