@@ -54,6 +54,7 @@ from unnoise.samplers import (
     Levels,
     Naive,
     PredictorCorrector,
+    Reduced,
     ReverseDiffusion,
     SDEDPMSolverMultistep,
     SingleStep,
@@ -65,6 +66,7 @@ from unnoise.samplers import (
 SCHEDULES = {
     "linear betas": S.FromBetas(S.linear_betas(1000)),
     "cosine betas": S.FromBetas(S.cosine_betas(1000)),
+    "straight betas": S.StraightBetas(S.linear_betas(1000)),
     "linear VP": S.LinearVP(),
     "sub-VP": S.SubVP(),
     "cosine": S.Cosine(),
@@ -192,6 +194,7 @@ GRIDS = {
     "jumps": Jumps(10),
     "levels": Levels.of((20.0, 5.0, 1.0, 0.2, 0.03)),
     "levels, between two": Levels(10),
+    "reduced": Reduced(),
 }
 
 

@@ -6,6 +6,7 @@ from .mlp import MLP, MLPOptions
 from .refinenet import RefineNet, RefineNetOptions
 from .transformer import Transformer, TransformerOptions
 from .unet import UNet, UNetOptions
+from .wavenet import WaveNet, WaveNetOptions
 
 __all__ = [
     "MLP",
@@ -19,4 +20,6 @@ __all__ = [
     "TransformerOptions",
     "UNet",
     "UNetOptions",
+    "WaveNet",
+    "WaveNetOptions",
 ]

@@ -17,6 +17,7 @@ from .multistep import DEIS, IPNDM, Adams, DPMSolverMultistep, SDEDPMSolverMulti
 from .naive import Naive
 from .ode import Churn, Euler, Heun
 from .pndm import FON, PNDM
+from .reduced import Reduced
 from .sde import EulerMaruyama, ReverseDiffusion
 from .singlestep import SEEDS, DPMSolver, DPMSolverFast, DPMSolverPlus, SingleStep
 from .splitting import SSCS
@@ -28,5 +29,6 @@ __all__ = [
     "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep",
     "DPMSolverPlus", "Denoise", "Euler", "EulerMaruyama", "Fitted", "Flow", "Gamma", "GeodesicWalk", "Grid", "GuidedAncestral",
     "Heun", "Integers", "Jumps", "Karras", "Ladder", "Langevin", "Levels", "LogSNR", "Naive", "PredictorCorrector", "Quadratic",
-    "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Solved", "Step", "Straight", "UniPC", "Uniform", "sample",
+    "Reduced", "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Solved", "Step", "Straight", "UniPC", "Uniform",
+    "sample",
 ]  # fmt: skip
