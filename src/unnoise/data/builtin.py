@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import text
+from . import points, text
 from .dataset import DataSet, Facts
 from .splits import held_out
 
@@ -135,5 +135,6 @@ BUILTIN = {
         ),
         BuiltIn(_emoji_facts("google", "Apache-2.0", "Noto Emoji (Google LLC)"), lambda split: _emoji("google", split)),
         BuiltIn(text.SPEECHES, open=lambda split, size: text.load(text.SPEECHES.name, split, size)),
+        *(BuiltIn(facts, open=partial(points.built_in, name)) for name, (facts, _) in points.BUILT_IN.items()),
     )
 }
