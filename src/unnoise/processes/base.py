@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -66,6 +67,9 @@ class Process(nn.Module):
     def anew(self, xt: Tensor, x0: Tensor, t, s) -> Law:
         """q(x_s | x_0), x_t forgotten but for what it carries beside the data."""
         return self.marginal(x0, s)
+
+    def refuse(self, step: Any) -> None:
+        """Raises UsageProblem for a sampler's step that means nothing here, though it is for processes of this kind."""
 
     def corrupt(self, x0: Tensor, t, rng: Rng) -> Tensor:
         """A sample of q(x_t | x_0)."""

@@ -79,6 +79,7 @@ class Step:
                 f"the sampler {self.name or type(self).__name__!r} needs a {self.needs.__name__} process, "
                 f"and this model's is {type(process).__name__}; choose the paper's own sampler"
             )
+        process.refuse(self)
 
     def fits(self, steps: int) -> None:
         """Refuses, with a sentence, a walk of too few steps; `init` calls it."""
