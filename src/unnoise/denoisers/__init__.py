@@ -2,6 +2,7 @@
 
 from .adversarial import AdversarialDenoiser
 from .bridged import Bridged, BridgeFlow
+from .bridged import Bridged, BridgeFlow
 from .classifier import ClassifyingDenoiser, classifier_guidance
 from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import Guidance, Guided, classifier_free, clip, dynamic_threshold, guided
@@ -14,7 +15,7 @@ from .velocity import VelocityDenoiser
 
 __all__ = [
     "DDPM", "EDM", "IDDPM", "VDM", "VE", "VP", "AdversarialDenoiser",
-    "Blind", "ClassifyingDenoiser", "Denoiser", "Guidance", "Guided", "Jumping",
+    "Blind", "BridgeFlow", "Bridged", "ClassifyingDenoiser", "Denoiser", "Guidance", "Guided", "Jumping",
     "Matched", "Measurement", "NetworkDenoiser",
     "Preconditioning", "Raw", "Restorer", "VelocityDenoiser", "classifier_free", "classifier_guidance", "clip", "colourisation",
     "dynamic_threshold", "enlargement", "guided", "imputation", "inpainting", "jump", "measured", "relation",

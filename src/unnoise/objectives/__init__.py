@@ -4,6 +4,7 @@ from .adversarial import Adversarial
 from .augment import Augmented
 from .balance import balance
 from .bound import Bound, Hybrid
+from .bridge import BridgeMatching, HalfSteps
 from .classifier import WithClassifier
 from .consistency import Consistency
 from .crop import Cropped
@@ -31,8 +32,8 @@ from .weightings import (
 
 __all__ = [
     "ELBO", "P2", "VLB", "WEIGHTINGS", "Adaptive", "Adversarial",
-    "Augmented", "Bound", "Consistency", "Cropped", "Dequantised", "EDMLoss",
-    "EDMMonotone", "Eps", "Flipped", "HalfLogNormal", "Hybrid", "Implied", "LogNormal", "Loss", "LossSecondMoment", "Matching",
+    "Augmented", "Bound", "BridgeMatching", "Consistency", "Cropped", "Dequantised", "EDMLoss",
+    "EDMMonotone", "Eps", "Flipped", "HalfLogNormal", "HalfSteps", "Hybrid", "Implied", "LogNormal", "Loss", "LossSecondMoment", "Matching",
     "MinSNR", "Objective", "Restoration", "Sigmoid", "Sliced", "Stratified", "Times", "TruncatedSNR", "Uniform", "UniformSteps",
     "VelocityMatching", "Weighting", "WithClassifier", "balance", "implied_weighting",
 ]  # fmt: skip

@@ -1,10 +1,12 @@
 """Data whose exact denoiser, score and density are known: for tests, for studying samplers, for teaching."""
 
 from .chain import density_output, divergence, even_grid, gaussian_output
+from .coupled import Coupled, independent, joined, refitted, schroedinger
 from .flow import GaussianFlow
 from .mixture import Mixture, MixtureDenoiser, finite_set, gaussian
 
 __all__ = [
+    "Coupled",
     "GaussianFlow",
     "Mixture",
     "MixtureDenoiser",
@@ -14,4 +16,8 @@ __all__ = [
     "finite_set",
     "gaussian",
     "gaussian_output",
+    "independent",
+    "joined",
+    "refitted",
+    "schroedinger",
 ]

@@ -2,6 +2,7 @@
 
 from .adaptive import RK45, Adaptive, DPMSolverAdaptive
 from .ancestral import DDIM, Ancestral
+from .bridge import BridgeFlow
 from .brownian import Brownian
 from .exponential import Flow
 from .fitted import Fitted
@@ -25,7 +26,7 @@ from .straight import Straight
 
 __all__ = [
     "DDIM", "DEIS", "FON", "GRIDS", "IPNDM", "PNDM", "RK45", "SAMPLERS", "SEEDS", "SSCS", "Adams", "Adaptive", "Ancestral",
-    "AnnealedLangevin", "Brownian", "Churn", "ConsistentLangevin",
+    "AnnealedLangevin", "BridgeFlow", "Brownian", "Churn", "ConsistentLangevin",
     "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep",
     "DPMSolverPlus", "Denoise", "Euler", "EulerMaruyama", "Fitted", "Flow", "Gamma", "GeodesicWalk", "Grid", "GuidedAncestral",
     "Heun", "Integers", "Jumps", "Karras", "Ladder", "Langevin", "Levels", "LogSNR", "Naive", "PredictorCorrector", "Quadratic",
