@@ -334,14 +334,14 @@ class Recipe:
         objective = self.objective(spec)
         return Flipped(objective) if self.flip else objective
 
-    def build_network(self, spec: Spec, outputs: int = 1) -> torch.nn.Module:
-        """The U-Net for this data; `outputs` is 2 where variances are learned beside the mean."""
+    def build_network(self, spec: Spec, outputs: int = 1, inputs: int = 1) -> torch.nn.Module:
+        """The U-Net for this data; `outputs` is 2 where variances are learned beside the mean, `inputs` where it sees a velocity."""
         channels = spec.shape[0]
         if self.conditional and spec.num_classes is None:
             raise UsageProblem(
                 f"{self.slug} is class-conditional, and these data have no labels; pass --no-conditional"
             )
-        return self.network.build(channels, outputs * channels, spec.num_classes if self.conditional else None)
+        return self.network.build(inputs * channels, outputs * channels, spec.num_classes if self.conditional else None)
 
     def condition(self, batch: Any) -> dict[str, Tensor] | None:
         """What the network is told of a batch (x, label, caption)."""
