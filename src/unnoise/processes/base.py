@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..laws import Law
@@ -23,6 +24,10 @@ class Moment:
     def is_clean(self) -> bool:
         return self.t == 0
 
+    def over(self, x: Tensor) -> Tensor:
+        """The time, once for each example of x: (batch,), float64."""
+        return torch.full((len(x),), float(self.t), dtype=torch.float64, device=x.device)
+
 
 class Process(nn.Module):
     r"""A way to destroy data, x_0 at t = 0 becoming noise at t = 1.
@@ -36,6 +41,8 @@ class Process(nn.Module):
     """Whether its laws have densities, and its chains a variational bound."""
     generates: bool = True
     """Whether there is a law to start from (`prior`); otherwise states are given, and restored."""
+    likelihood: str = "flow"
+    """The method of likelihoods that is its own (`unnoise.likelihood.METHODS`)."""
 
     def point(self, t: Scalar):
         """The point of time t: whatever solvers need to know of it, computed once."""

@@ -1,0 +1,262 @@
+r"""Masking: positions of a sequence lose their symbols one after the other, in a random order (2110.02037).
+
+Backwards this is autoregression in any order. Every position i has a rank, rank(i) in 0..D-1, its place in the order in which
+symbols come back. When e of D have come back, the known positions are those with rank < e. Time is what is left to do,
+
+    t = (D - e) / D,
+
+so a chain that reveals one position a step has D steps, and one that reveals several at a step fewer.
+
+With `branching` b ("upscale") symbols come back digit by digit, the coarsest first: S stages, after stage s the position
+holds floor(x / b^(S-s)) b^(S-s), and t = (S D - e) / (S D). Without it S is 1, and a position is masked or known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageProblem
+from ..laws import Categorical, Law, Pinned, sum_event
+from ..rng import Rng
+from ..scalars import column
+from .base import Moment, Process
+
+Order = Literal["random", "left-to-right"]
+
+
+class Masking(Process):
+    """Symbols 0..`symbols` - 1, in events of the shape `event`; symbol number `symbols` is the mask.
+
+    Data are the symbols themselves (int64), or if `grey` their levels 2k/(symbols - 1) - 1. A state is int64: the symbol plus
+    (symbols + 1) times the rank of its position, so that a walk keeps to its order.
+    `losses` (stages, D) is what a symbol cost in training, nats, by the number of positions that were known; `seen` counts.
+    """
+
+    likelihood = "order-agnostic"
+    losses: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        symbols: int,
+        event: Sequence[int],
+        branching: int | None = None,
+        order: Order = "random",
+        grey: bool = False,
+    ):
+        super().__init__()
+        if symbols < 2:
+            raise UsageProblem(f"data of {symbols} symbol has nothing to guess; it needs 2 or more")
+        if branching is not None and branching < 2:
+            raise UsageProblem(f"branching is {branching}, but a symbol has digits to a base of 2 or more")
+        self.symbols, self.event, self.order, self.grey = symbols, tuple(event), order, grey
+        self.length = math.prod(self.event)
+        self.branching, self.stages = branching or symbols, 1
+        while self.branching**self.stages < symbols:
+            self.stages += 1
+        self.steps = self.stages * self.length
+        self.register_buffer("losses", torch.zeros(self.stages, self.length, dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(self.stages, self.length, dtype=torch.int64))
+
+    # Data and states
+
+    def numbers(self, x0: Tensor) -> Tensor:
+        """Data as symbols, int64."""
+        return ((x0 + 1) / 2 * (self.symbols - 1)).round().long() if x0.is_floating_point() else x0
+
+    def symbol(self, xt: Tensor) -> Tensor:
+        """The symbols of a state, the mask among them."""
+        return xt % (self.symbols + 1)
+
+    def rank(self, xt: Tensor) -> Tensor:
+        """The ranks of a state's positions."""
+        return xt // (self.symbols + 1)
+
+    def join(self, symbol: Tensor, rank: Tensor) -> Tensor:
+        return symbol + (self.symbols + 1) * rank
+
+    def state(self, x0: Tensor) -> Tensor:
+        """Data as a state of which all is known, of no particular order."""
+        return self.numbers(x0)
+
+    def data(self, xt: Tensor) -> Tensor:
+        """Symbols; those that are masked as the mask, or if `grey` as 0."""
+        symbol = self.symbol(xt)
+        if not self.grey:
+            return symbol
+        return torch.where(symbol == self.symbols, 0.0, 2 * symbol.float() / (self.symbols - 1) - 1)
+
+    # Times
+
+    def left(self, t: Tensor | Moment, batch: int) -> Tensor:
+        """How many symbols (in stages: digits) are still to come, int64 (batch,)."""
+        t = t if isinstance(t, Tensor) else torch.full((batch,), float(t.t), dtype=torch.float64)
+        return (t.double() * self.steps).round().long()
+
+    def stage_end(self, t: Tensor) -> Tensor:
+        """The time at which the stage of t is done, (batch,), float64."""
+        return (self.left(t, len(t)) - 1).div(self.length, rounding_mode="floor") * self.length / self.steps
+
+    def depth(self, rank: Tensor, t: Tensor | Moment) -> Tensor:
+        """How many of its stages each position has behind it at time t: 0 is masked, `stages` is known."""
+        come = (self.steps - self.left(t, len(rank))).to(rank.device)
+        whole = come.div(self.length, rounding_mode="floor")
+        return column(whole, rank) + (rank < column(come % self.length, rank))
+
+    def width(self, depth: Tensor) -> Tensor:
+        """How many symbols look alike at a depth."""
+        return self.branching ** (self.stages - depth)
+
+    def coarse(self, symbol: Tensor, depth: Tensor) -> Tensor:
+        """What is known of symbols at a depth."""
+        width = self.width(depth)
+        return torch.where(depth == 0, self.symbols, symbol.div(width, rounding_mode="floor") * width)
+
+    def beneath(self, xt: Tensor, t: Tensor | Moment) -> tuple[Tensor, Tensor, Tensor]:
+        """Symbols and depths of a state, and whether symbol k can be behind each, bool (*x.shape, symbols).
+
+        A symbol that was put in the place of a mask counts as known.
+        """
+        symbol = self.symbol(xt)
+        depth = self.depth(self.rank(xt), t).clamp(max=self.stages)
+        depth = torch.where((depth == 0) & (symbol != self.symbols), self.stages, depth)
+        width, k = self.width(depth)[..., None], torch.arange(self.symbols, device=xt.device)
+        same = k.div(width, rounding_mode="floor") == symbol[..., None].div(width, rounding_mode="floor")
+        return symbol, depth, same | (depth == 0)[..., None]
+
+    # Laws
+
+    def ranks(self, rng: Rng, event: Sequence[int]) -> Tensor:
+        """The order in which positions come back, int64 (batch, *event)."""
+        if self.order == "left-to-right":
+            each = torch.arange(self.length).expand(len(rng), -1)
+        else:
+            each = rng.uniform(self.length).argsort(1).argsort(1)
+        return each.reshape(len(rng), *event).to(rng.device)
+
+    def prior(self, shape: Sequence[int], t=None) -> Masked:
+        """All masked, in an order each."""
+        nothing = torch.zeros(*shape, dtype=torch.int64)
+        return Masked(self, nothing, torch.ones(shape[0], dtype=torch.float64))
+
+    def marginal(self, x0: Tensor, t: Tensor | Moment) -> Masked:
+        t = t if isinstance(t, Tensor) else torch.full((len(x0),), float(t.t), dtype=torch.float64)
+        return Masked(self, self.numbers(x0), t)
+
+    def posterior(self, xt: Tensor, x0: Tensor, t, s, eta: float = 1.0) -> Revealed:
+        """What the order says. There is no noise of which eta could be a share."""
+        return self.reverse_law(self._certain(self.numbers(x0)), xt, t, s)
+
+    def reverse_law(self, guess: Law, xt: Tensor, t, s, eta: float = 1.0, rng: Rng | None = None) -> Revealed:
+        """p(x_s | x_t): the symbols whose turn it is between t and s, each by its own law."""
+        if isinstance(guess, Pinned):
+            inner = self.reverse_law(guess.guess, xt, t, s).guess.log_probs
+            known = self._certain(self.numbers(guess.x).to(xt).expand_as(xt)).log_probs.to(inner)
+            there = guess.known.to(xt.device)[..., None]
+            guess = Categorical(torch.where(there, known, inner))
+        if not isinstance(guess, Categorical):
+            raise UsageProblem(
+                f"masks hide symbols, whose guess is a Categorical law, and this model's is a {type(guess).__name__}"
+            )
+        rank = self.rank(xt)
+        return Revealed(self, guess, xt, self.depth(rank, t), self.depth(rank, s))
+
+    def _certain(self, symbol: Tensor) -> Categorical:
+        k = torch.arange(self.symbols, device=symbol.device)
+        return Categorical(torch.where(k == symbol[..., None], 0.0, -torch.inf).double())
+
+    def observe(self, t: Tensor, nats: Tensor, keep: float = 0.998) -> None:
+        """Take in what a symbol cost at times t (both (batch,)): a mean of which each new value is the share 1 - `keep`, at
+        first that of a plain mean."""
+        for come, value in zip((self.steps - self.left(t, len(t))).tolist(), nats.tolist(), strict=True):
+            stage, known = divmod(come, self.length)
+            self.seen[stage, known] += 1
+            share = max(1 - keep, 1 / int(self.seen[stage, known]))
+            self.losses[stage, known] += share * (value - self.losses[stage, known])
+
+
+@dataclass(frozen=True, slots=True)
+class Masked(Law):
+    """q(x_t | x_0): every order is as likely as any other."""
+
+    process: Masking
+    x0: Tensor
+    t: Tensor
+
+    def sample(self, rng: Rng) -> Tensor:
+        rank = self.process.ranks(rng, self.x0.shape[1:])
+        x0 = self.x0.to(rank.device)
+        return self.process.join(self.process.coarse(x0, self.process.depth(rank, self.t)), rank)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Of a state, its order with it: -log D!, or -inf where it is not x_0 partly masked."""
+        rank = self.process.rank(x)
+        right = self.process.symbol(x) == self.process.coarse(self.x0, self.process.depth(rank, self.t))
+        count = math.lgamma(self.process.length + 1) if self.process.order == "random" else 0.0
+        return torch.where(right.flatten(1).all(1), -count, -torch.inf).double()
+
+    def kl(self, other: Law) -> Tensor:
+        """0 where both hide as much, and show the same if they show anything; else infinite."""
+        if not isinstance(other, Masked):
+            return Law.kl(self, other)
+        left = self.process.left(self.t, len(self.t)), self.process.left(other.t, len(other.t))
+        same = (self.x0 == other.x0.to(self.x0)).flatten(1).all(1) | (left[0] == self.process.steps)
+        return torch.where((left[0] == left[1]) & same, 0.0, torch.inf).double()
+
+
+@dataclass(frozen=True, slots=True)
+class Revealed(Law):
+    """p(x_s | x_t): positions go from depth `before` to depth `after`, their symbols independent given x_t.
+
+    `guess` is the law of x_0; where a symbol is known already it must say so.
+    """
+
+    process: Masking
+    guess: Categorical
+    xt: Tensor
+    before: Tensor
+    after: Tensor
+
+    def sample(self, rng: Rng) -> Tensor:
+        x0 = self.guess.sample(rng).to(self.xt.device)
+        process = self.process
+        symbol = torch.where(self.after > self.before, process.coarse(x0, self.after), process.symbol(self.xt))
+        return process.join(symbol, process.rank(self.xt))
+
+    draw = sample
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Of the symbols of x (a state, or data as a state) whose turn it is."""
+        symbol, log_probs = self.process.symbol(x)[..., None], self.guess.log_probs.double()
+        if self.process.stages == 1:
+            log_p = log_probs.gather(-1, symbol)[..., 0]
+        else:
+            k = torch.arange(self.process.symbols, device=log_probs.device)
+            same = self._groups(k.expand_as(log_probs)) == self._groups(symbol)
+            log_p = log_probs.masked_fill(~same, -torch.inf).logsumexp(-1)
+        return sum_event(torch.where(self.after > self.before, log_p, 0.0))
+
+    def kl(self, other: Law) -> Tensor:
+        if not isinstance(other, Revealed):
+            return Law.kl(self, other)
+        p, q = self._together(), other._together()
+        each = torch.where(p.isinf(), 0.0, p.exp() * (p - q)).sum(-1)
+        return sum_event(torch.where(self.after > self.before, each, 0.0))
+
+    def _groups(self, symbol: Tensor) -> Tensor:
+        return symbol.div(self.process.width(self.after)[..., None], rounding_mode="floor")
+
+    def _together(self) -> Tensor:
+        """Log-probabilities of what looks alike at the depth after, float64 (..., symbols), the places left over at -inf."""
+        log_probs = self.guess.log_probs.double()
+        if self.process.stages == 1:
+            return log_probs
+        k = torch.arange(self.process.symbols, device=log_probs.device)
+        groups = self._groups(k.expand_as(log_probs))
+        return torch.zeros_like(log_probs).scatter_add_(-1, groups, log_probs.exp()).log()
