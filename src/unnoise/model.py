@@ -70,13 +70,20 @@ class Model:
         return {"label": torch.tensor([seed % count if label is None else label for seed in seeds])}
 
     def asked(
-        self, seeds: Sequence[int], label: int | None = None, prompt: str | None = None
+        self, seeds: Sequence[int], label: int | None = None, prompt: str | Sequence[str] | None = None
     ) -> tuple[dict[str, Tensor] | None, tuple[Guidance, ...]]:
-        """The conditions of samples by label and by prompt, and the guidance that the prompt asks for."""
+        """The conditions of samples by label and by prompt, and the guidance that the prompt asks for. Several prompts are one
+        for each seed."""
         cond = self.labels(seeds, label)
         if prompt is None:
             told = self.recipe.unprompted(self.spec, seeds)
             return (cond if told is None else (cond or {}) | told), ()
+        if not isinstance(prompt, str):
+            each = [self.asked([seed], label, text) for seed, text in zip(seeds, prompt, strict=True)]
+            if any(guidance or told is None for told, guidance in each):
+                raise UsageProblem(f"{self.recipe.slug} takes one prompt at a time; sample for each by itself")
+            rows = [told or {} for told, _ in each]
+            return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}, ()
         said, guidance = self.recipe.prompt(self.spec, prompt)
         if said is not None:
             cond = (cond or {}) | {name: value.expand(len(seeds), *value.shape) for name, value in said.items()}
@@ -96,7 +103,7 @@ class Model:
         sampling: Sampling | None = None,
         *,
         label: int | None = None,
-        prompt: str | None = None,
+        prompt: str | Sequence[str] | None = None,
         start: str | None = None,
         guidance: Sequence[Guidance] = (),
         watch: Watch | None = None,
@@ -105,8 +112,8 @@ class Model:
     ) -> Tensor:
         """Samples as a model sees them (images in [-1, 1]), one for each seed; sample i depends on seed i alone.
 
-        `prompt`: words for models that take them (`Recipe.prompt`); `start`: of models that go from data to data, the set
-        whose held-out rows they go from (`Recipe.begin`).
+        `prompt`: words for models that take them (`Recipe.prompt`), one for all or one for each seed; `start`: of models that go
+        from data to data, the set whose held-out rows they go from (`Recipe.begin`).
         `guidance`: what the samples must follow besides, such as `measured(inpainting(image, known))`.
         """
         sampling = sampling or self.recipe.sampling()

@@ -119,6 +119,17 @@ def vp_betas(steps: int, beta_min: float = 0.1, beta_max: float = 20.0, start: f
     return -torch.expm1(log_abar.diff())
 
 
+def sqrt_linear_betas(steps: int, first: float = 0.00085, last: float = 0.012) -> Tensor:
+    """Latent diffusion's betas, whose square roots are evenly spaced (its code calls them "linear", other code "scaled
+    linear"); the published ends belong to 1000 steps and are scaled by 1000/steps otherwise (2112.10752)."""
+    if steps < 1 or 1000 / steps * last >= 1:
+        raise UsageProblem(
+            f"{steps} steps are too few for betas up to {last}·1000/steps; use {int(1000 * last) + 1} or more"
+        )
+    scale = 1000 / steps
+    return torch.linspace((scale * first) ** 0.5, (scale * last) ** 0.5, steps, dtype=torch.float64) ** 2
+
+
 def cosine_betas(steps: int, offset: float = 0.008, largest: float = 0.999) -> Tensor:
     r"""beta_i = min(1 - f(i/T) / f((i-1)/T), largest), f(u) = cos^2((u + s)/(1 + s) pi/2) (2102.09672, eq. 17)."""
     if steps < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import overload
@@ -88,7 +89,8 @@ def drop(cond: None, mask: Tensor | None = None) -> None: ...
 @overload
 def drop(cond: Mapping[str, Tensor], mask: Tensor | None = None) -> dict[str, Tensor]: ...
 def drop(cond: Cond, mask: Tensor | None = None) -> Cond:
-    """Conditions replaced by the null condition, everywhere or where `mask` (batch,) is true: labels become -1."""
+    """Conditions replaced by the null condition, everywhere or where `mask` (batch,) is true: labels and numbers of words
+    become -1, vectors of text NaN (see text/encoder.py)."""
     if cond is None:
         return None
     dropped = {}
@@ -96,10 +98,10 @@ def drop(cond: Cond, mask: Tensor | None = None) -> Cond:
         if name == TOWARD:  # where a jump goes is no hint that could be taken away
             dropped[name] = value
             continue
-        if value.is_floating_point():
+        if value.is_floating_point() and name != "text":
             raise UsageProblem(f"the condition {name!r} has no null value, so it cannot be dropped for guidance")
         chosen = torch.ones(len(value), dtype=torch.bool, device=value.device) if mask is None else mask
-        dropped[name] = torch.where(column(chosen, value), -1, value)
+        dropped[name] = torch.where(column(chosen, value), math.nan if value.is_floating_point() else -1, value)
     return dropped
 
 

@@ -112,6 +112,7 @@ class Integers(Grid):
     both      both ends, evenly spaced, by improved-ddpm's rounding of an accumulated stride
     leading   1, 1 + c, 1 + 2c, ... with c = T // n: DDIM's "uniform", which never reaches T. If n does not divide T the
               published code takes more than n steps; here exactly n are taken, from the low end.
+    shifted   2, 2 + c, 2 + 2c, ...: latent diffusion's, whose published code then stops at step 1 instead of clean data
     trailing  T, T - T/n, ...: ends at T
     quadratic DDIM's "quad": 1 + int(linspace(0, sqrt(0.8 T), n)^2), which starts at 0.8 T
 
@@ -119,7 +120,7 @@ class Integers(Grid):
     """
 
     name: ClassVar[str] = "integers"
-    spacing: Literal["both", "leading", "trailing", "quadratic"] = "both"
+    spacing: Literal["both", "leading", "shifted", "trailing", "quadratic"] = "both"
     start: float = 1.0
 
     def indices(self, total: int) -> list[int]:
@@ -135,6 +136,10 @@ class Integers(Grid):
             return chosen if n > 1 else [total]
         if self.spacing == "leading":
             return [1 + i * (total // n) for i in range(n)]
+        if self.spacing == "shifted":
+            if 2 + (n - 1) * (total // n) > total:
+                raise UsageProblem(f"shifted by one, {n} steps go beyond the {total} of the model; take fewer steps")
+            return [2 + i * (total // n) for i in range(n)]
         if self.spacing == "trailing":
             return [round(total * (i + 1) / n) for i in range(n)]
         squares = torch.linspace(0, math.sqrt(0.8 * total), n, dtype=torch.float64) ** 2

@@ -98,7 +98,7 @@ def bundle(
     """The latents of seeds `first`, `first` + 1, ..., with the classes in turn, under the guidance of a sampling."""
     device, seeds = default_device(), range(first, first + count)
     denoiser = model.guided(sampling).to(device).eval()
-    cond = model.labels(seeds)
+    cond, _ = model.asked(seeds)
     if cond is not None:
         cond = {name: value.to(device) for name, value in cond.items()}
     return Latents(
