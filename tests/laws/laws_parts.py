@@ -59,6 +59,7 @@ from unnoise.samplers import (
     SDEDPMSolverMultistep,
     SingleStep,
     Straight,
+    TauLeaping,
     UniPC,
     grids,
 )
@@ -168,7 +169,7 @@ STEPS |= {
     "dpm-solver adaptive": DPMSolverAdaptive(),
     "fitted": Fitted(Euler()),
 }
-ELSEWHERE = {"geodesic walk": GeodesicWalk()}  # steps of processes that are not Gaussian: their own tests hold the laws
+ELSEWHERE = {"geodesic walk": GeodesicWalk(), "tau-leaping": TauLeaping()}  # steps of processes that are not Gaussian: their own tests hold the laws
 IN_NOISE = {  # that know no other time
     name for name, step in STEPS.items() if isinstance(step, (Adams, SingleStep)) and step.coordinate != "time"
 }

@@ -3,6 +3,7 @@
 from .adversarial import AdversarialDenoiser
 from .bridged import Bridged, BridgeFlow
 from .bridged import Bridged, BridgeFlow
+from .clamp import clamped, prompted
 from .classifier import ClassifyingDenoiser, classifier_guidance
 from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import Guidance, Guided, classifier_free, clip, dynamic_threshold, guided
@@ -10,6 +11,7 @@ from .inverse import Measurement, colourisation, enlargement, imputation, inpain
 from .jumping import Jumping, jump
 from .matched import Matched
 from .preconditioning import DDPM, EDM, IDDPM, VDM, VE, VP, Blind, Preconditioning, Raw, relation
+from .ratio import RatioDenoiser
 from .restorer import Restorer
 from .velocity import VelocityDenoiser
 
@@ -17,6 +19,7 @@ __all__ = [
     "DDPM", "EDM", "IDDPM", "VDM", "VE", "VP", "AdversarialDenoiser",
     "Blind", "BridgeFlow", "Bridged", "ClassifyingDenoiser", "Denoiser", "Guidance", "Guided", "Jumping",
     "Matched", "Measurement", "NetworkDenoiser",
-    "Preconditioning", "Raw", "Restorer", "VelocityDenoiser", "classifier_free", "classifier_guidance", "clip", "colourisation",
+    "Preconditioning", "RatioDenoiser", "Raw", "Restorer", "VelocityDenoiser", "clamped", "classifier_free", "classifier_guidance",
+    "clip", "colourisation", "prompted",
     "dynamic_threshold", "enlargement", "guided", "imputation", "inpainting", "jump", "measured", "relation",
 ]  # fmt: skip

@@ -6,9 +6,11 @@ from .continuous import Softmax, continuous_bound, diffusion_nats
 from .dequantise import Dequantiser, Uniform, Variational, bin_width
 from .flow import flow_nats
 from .importance import importance_weighted_bound
+from .jump import jump_bound, score_entropy_nats
 
 __all__ = [
     "METHODS", "BoundTerms", "Chain", "Continuous", "Dequantiser", "Discretised", "Flow", "ImportanceWeighted", "Likelihood",
     "Method", "Softmax", "Uniform", "Variational", "bin_width", "bits_per_dim", "check_chain", "check_reverse", "continuous_bound",
-    "decoder_nats", "diffusion_nats", "flow_nats", "importance_weighted_bound", "likelihood", "variational_bound",
+    "decoder_nats", "diffusion_nats", "flow_nats", "importance_weighted_bound", "jump_bound", "likelihood",
+    "score_entropy_nats", "variational_bound",
 ]  # fmt: skip

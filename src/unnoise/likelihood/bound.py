@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..denoisers.denoiser import Cond, Denoiser
 from ..errors import UsageProblem
-from ..laws import Law, Normal, sum_event
+from ..laws import Estimate, Law, Normal, sum_event
 from ..processes import Identity, Process
 from ..processes.gaussian import Point
 from ..rng import Rng
@@ -96,6 +96,13 @@ class BoundTerms:
     mse: Tensor
 
 
+def _squared_error(guess: Law, x0: Tensor) -> Tensor:
+    """Of the mean, per dimension (batch,); of a guess that has none (tokens), not a number."""
+    if not isinstance(guess, Estimate):
+        return torch.full((len(x0),), math.nan, device=x0.device)
+    return (guess.mean - x0).square().flatten(1).mean(1)
+
+
 @torch.no_grad()
 def variational_bound(
     denoiser: Denoiser,
@@ -120,7 +127,7 @@ def variational_bound(
         else:
             nats = process.posterior(xt, x0, t, s, reverse.eta).kl(law)
         steps.append(bits_per_dim(nats, x0))
-        errors.append((guess.mean - x0).square().flatten(1).mean(1))
+        errors.append(_squared_error(guess, x0))
     prior = bits_per_dim(process.marginal(x0, top).kl(process.prior(x0.shape, top)), x0)
     stacked = torch.stack(steps[::-1], 1)
     return BoundTerms(prior + stacked.sum(1), prior, stacked, torch.stack(errors[::-1], 1))

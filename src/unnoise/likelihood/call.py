@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..denoisers.denoiser import Cond, Denoiser
 from ..errors import UsageProblem, unknown
-from ..processes import Curved, Gaussian
+from ..processes import Curved, Gaussian, Jump
 from ..processes.gaussian import CLEAN, Point
 from ..rng import Rng
 from ..samplers import Ancestral, Integers
@@ -24,6 +24,7 @@ from .curved import curved_flow_nats
 from .dequantise import Dequantiser, Uniform
 from .flow import check_flow, flow_nats
 from .importance import importance_weighted_bound
+from .jump import jump_bound
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Flow(Method):
 
 @dataclass(frozen=True)
 class Continuous(Method):
-    """VDM's bound in continuous time, or of a chain of `steps`, by `draws` noise levels."""
+    """VDM's bound in continuous time, or of a chain of `steps`, by `draws` noise levels; of tokens that jump, the score
+    entropy's, by `draws` times, which are even in t."""
 
     name: ClassVar[str] = "continuous"
     draws: int = 100
@@ -114,6 +116,8 @@ class Continuous(Method):
     steps: int | None = None
 
     def nats(self, denoiser, x, rng, cond, levels):
+        if isinstance(denoiser.process, Jump):
+            return self._of_tokens(denoiser, x, rng, cond)
         with torch.no_grad():
             terms = continuous_bound(
                 denoiser, x, rng, cond, levels=levels, draws=self.draws, even_in=self.even_in, start=self.start,
@@ -121,6 +125,14 @@ class Continuous(Method):
             )  # fmt: skip
         parts = {"prior": terms.prior, "diffusion": terms.diffusion, "reconstruction": terms.reconstruction}
         return terms.total, parts, self.draws + (levels is None)
+
+    def _of_tokens(self, denoiser, x, rng, cond):
+        if self.steps is not None:
+            raise UsageProblem("tokens that jump have a bound of a chain of steps by the method bound; leave steps out here")
+        with torch.no_grad():
+            terms = jump_bound(denoiser, x, rng, cond, draws=self.draws, start=self.start)
+        parts = {"prior": terms.prior, "diffusion": terms.diffusion, "reconstruction": terms.reconstruction}
+        return terms.total, parts, self.draws + 1
 
 
 @dataclass(frozen=True)
@@ -183,7 +195,7 @@ def likelihood(
     model    a `Model`, whose data's grey levels are then meant, or a denoiser.
     method   a `Method`, or one of METHODS with its defaults.
     levels   grey levels of x, which then has a probability; None for a denoiser or for points: continuous data, which have a
-             density (of points, by the Riemannian measure of their manifold).
+             density (of points, by the Riemannian measure of their manifold); and for tokens, which have a probability anyhow.
     cond     conditions, as for sampling: -1 is no label.
 
     Raises UsageProblem for parts that do not fit together: a process without a flow, a chain without densities.
@@ -195,7 +207,7 @@ def likelihood(
     denoiser = model if isinstance(model, Denoiser) else model.denoiser
     check_chain(denoiser.process)
     in_data(denoiser, "a likelihood")
-    if levels is None and not isinstance(model, Denoiser) and model.spec.kind != "points":
+    if levels is None and not isinstance(model, Denoiser) and model.spec.kind not in ("points", "text"):
         levels = model.spec.levels
     rng = Rng.from_seeds(range(len(x)), device=x.device) if rng is None else rng
     nats, parts, calls = method.nats(denoiser, x, rng, cond, levels)

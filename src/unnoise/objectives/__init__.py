@@ -13,6 +13,7 @@ from .matching import WEIGHTINGS, Matching
 from .objective import Loss, Objective
 from .restoration import Restoration
 from .score import Dequantised, Sliced
+from .score_entropy import ScoreEntropy
 from .times import Adaptive, HalfLogNormal, LogNormal, LossSecondMoment, Stratified, Times, Uniform, UniformSteps
 from .velocity import VelocityMatching
 from .vlb import VLB
@@ -34,6 +35,7 @@ __all__ = [
     "ELBO", "P2", "VLB", "WEIGHTINGS", "Adaptive", "Adversarial",
     "Augmented", "Bound", "BridgeMatching", "Consistency", "Cropped", "Dequantised", "EDMLoss",
     "EDMMonotone", "Eps", "Flipped", "HalfLogNormal", "HalfSteps", "Hybrid", "Implied", "LogNormal", "Loss", "LossSecondMoment", "Matching",
-    "MinSNR", "Objective", "Restoration", "Sigmoid", "Sliced", "Stratified", "Times", "TruncatedSNR", "Uniform", "UniformSteps",
+    "MinSNR", "Objective", "Restoration", "ScoreEntropy",
+    "Sigmoid", "Sliced", "Stratified", "Times", "TruncatedSNR", "Uniform", "UniformSteps",
     "VelocityMatching", "Weighting", "WithClassifier", "balance", "implied_weighting",
 ]  # fmt: skip

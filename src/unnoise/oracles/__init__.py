@@ -4,12 +4,17 @@ from .chain import density_output, divergence, even_grid, gaussian_output
 from .coupled import Coupled, independent, joined, refitted, schroedinger
 from .flow import GaussianFlow
 from .mixture import Mixture, MixtureDenoiser, finite_set, gaussian
+from .sequences import Joint, MarkovChain, SequenceDenoiser, Sequences
 
 __all__ = [
     "Coupled",
     "GaussianFlow",
+    "Joint",
+    "MarkovChain",
     "Mixture",
     "MixtureDenoiser",
+    "SequenceDenoiser",
+    "Sequences",
     "density_output",
     "divergence",
     "even_grid",

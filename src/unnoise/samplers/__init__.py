@@ -12,6 +12,7 @@ from .guided import GuidedAncestral
 from .jumps import Gamma, Jumps, Solved
 from .ladder import Ladder
 from .langevin import AnnealedLangevin, ConsistentLangevin, Corrector, Langevin, PredictorCorrector
+from .leaping import TauLeaping
 from .levels import Levels
 from .loop import SAMPLERS, Denoise, Step, sample
 from .multistep import DEIS, IPNDM, Adams, DPMSolverMultistep, SDEDPMSolverMultistep, UniPC
@@ -30,6 +31,6 @@ __all__ = [
     "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep",
     "DPMSolverPlus", "Denoise", "Euler", "EulerMaruyama", "Fitted", "Flow", "Gamma", "GeodesicWalk", "Grid", "GuidedAncestral",
     "Heun", "Integers", "Jumps", "Karras", "Ladder", "Langevin", "Levels", "LogSNR", "Naive", "PredictorCorrector", "Quadratic",
-    "Reduced", "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Solved", "Step", "Straight", "UniPC", "Uniform",
-    "sample",
+    "Reduced", "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Solved", "Step", "Straight", "TauLeaping",
+    "UniPC", "Uniform", "sample",
 ]  # fmt: skip

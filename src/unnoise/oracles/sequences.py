@@ -1,0 +1,166 @@
+r"""Sequences of tokens whose every conditional is known: a joint written out, and a Markov chain.
+
+What a state x_t tells of x_0 is, token by token, p(x_t^i | x_0^i = z); a MASK tells nothing, any other token of an absorbing
+process all. Given that evidence, `given` has the law of each token of x_0: by summing over all sequences, or forwards and
+backwards along the chain.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..denoisers.denoiser import Cond, Denoiser
+from ..errors import UsageProblem
+from ..laws import Categorical
+from ..processes import Jump
+from ..rng import Rng
+
+MOST = 1 << 20
+
+
+class Sequences(nn.Module):
+    """A law of sequences of `length` tokens out of `tokens`."""
+
+    length: int
+    tokens: int
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x), nats (batch,), of x (batch, length) int64."""
+
+    @abstractmethod
+    def given(self, log_evidence: Tensor) -> Tensor:
+        """log p(x^i = z | evidence), from the evidence's log-likelihoods; both (batch, length, tokens), float64."""
+
+    @abstractmethod
+    def sample(self, rng: Rng) -> Tensor:
+        """One sequence for each stream, int64."""
+
+    def denoiser(self, process: Jump) -> SequenceDenoiser:
+        """The exact denoiser of these sequences under a process."""
+        return SequenceDenoiser(self, process)
+
+
+class SequenceDenoiser(Denoiser[Jump]):
+    """The law of each token of x_0 given all of x_t."""
+
+    def __init__(self, law: Sequences, process: Jump):
+        super().__init__()
+        if process.graph.tokens != law.tokens:
+            raise UsageProblem(f"sequences of {law.tokens} tokens do not fit a process of {process.graph.tokens}")
+        self.law, self.process = law, process
+
+    def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Categorical:
+        evidence = self.process.graph.row(self.process.at(t, xt).total, xt)[..., : self.law.tokens]
+        return Categorical(self.law.given(evidence.log()))
+
+
+class Joint(Sequences):
+    """Any law of few sequences: `weights` of 0 or more with an axis of the same size for each position."""
+
+    log_weights: Tensor
+
+    def __init__(self, weights: Tensor):
+        super().__init__()
+        if len(set(weights.shape)) != 1 or weights.numel() > MOST:
+            raise UsageProblem(
+                f"a joint of shape {tuple(weights.shape)} is not possible; it needs equal axes, at most {MOST}"
+            )
+        self.length, self.tokens = weights.ndim, weights.shape[0]
+        self.register_buffer("log_weights", (weights.double() / weights.sum()).log())
+
+    @property
+    def every(self) -> Tensor:
+        """All sequences, (tokens^length, length), in the order of the flattened weights."""
+        axes = [torch.arange(self.tokens)] * self.length
+        return torch.cartesian_prod(*axes).reshape(-1, self.length)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.log_weights[tuple(x.unbind(-1))]
+
+    def given(self, log_evidence: Tensor) -> Tensor:
+        every = self.every
+        told = sum(log_evidence[:, i][:, every[:, i]] for i in range(self.length))
+        log_joint = self.log_weights.flatten() + told
+        log_joint = log_joint - log_joint.logsumexp(-1, keepdim=True)
+        where = F.one_hot(every, self.tokens).double()  # (sequences, length, tokens)
+        return torch.einsum("bs,slk->blk", log_joint.exp(), where).log()
+
+    def sample(self, rng: Rng) -> Tensor:
+        return self.every[Categorical(self.log_weights.flatten().expand(len(rng), -1)).sample(rng)]
+
+
+class MarkovChain(Sequences):
+    """Tokens that depend on the one before: `transition[a, b]` is p(b after a), the first token by `initial`, or by the law
+    that the chain keeps."""
+
+    transition: Tensor
+    initial: Tensor
+
+    def __init__(self, transition: Tensor, length: int, initial: Tensor | None = None):
+        super().__init__()
+        p = transition.double()
+        if p.ndim != 2 or p.shape[0] != p.shape[1] or (p < 0).any() or (p.sum(1) - 1).abs().max() > 1e-9:
+            raise UsageProblem("the transitions of a chain are a square matrix of probabilities whose rows sum to 1")
+        self.length, self.tokens = length, len(p)
+        self.register_buffer("transition", p)
+        self.register_buffer("initial", _kept(p) if initial is None else initial.double() / initial.sum())
+
+    @classmethod
+    def fit(cls, x: Tensor, tokens: int, length: int | None = None, prior: float = 0.5) -> MarkovChain:
+        """The chain of the pairs in x (batch, length), each counted `prior` times more than it occurs."""
+        pairs = (x[:, :-1] * tokens + x[:, 1:]).flatten()
+        counts = torch.bincount(pairs, minlength=tokens**2).reshape(tokens, tokens).double() + prior
+        return cls(counts / counts.sum(1, keepdim=True), x.shape[1] if length is None else length)
+
+    @property
+    def entropy(self) -> float:
+        """Of a sequence, nats."""
+        law, total = self.initial, -float(torch.special.xlogy(self.initial, self.initial).sum())
+        rows = -torch.special.xlogy(self.transition, self.transition).sum(1)
+        for _ in range(self.length - 1):
+            total += float(law @ rows)
+            law = law @ self.transition
+        return total
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.initial.log()[x[:, 0]] + self.transition.log()[x[:, :-1], x[:, 1:]].sum(1)
+
+    def given(self, log_evidence: Tensor) -> Tensor:
+        evidence = (log_evidence - log_evidence.amax(-1, keepdim=True)).exp()
+        before, after = [self.initial * evidence[:, 0]], [torch.ones_like(evidence[:, 0])]
+        for i in range(1, evidence.shape[1]):
+            before.append(_scaled(before[-1]) @ self.transition * evidence[:, i])
+        for i in range(evidence.shape[1] - 1, 0, -1):
+            after.append(_scaled(after[-1] * evidence[:, i]) @ self.transition.T)
+        joint = torch.stack(before, 1) * torch.stack(after[::-1], 1)
+        return _scaled(joint).log()
+
+    def sample(self, rng: Rng) -> Tensor:
+        x = [Categorical(self.initial.log().expand(len(rng), -1)).sample(rng)]
+        for _ in range(self.length - 1):
+            x.append(Categorical(self.transition.log()[x[-1]]).sample(rng))
+        return torch.stack(x, 1)
+
+
+def _scaled(p: Tensor) -> Tensor:
+    total = p.sum(-1, keepdim=True)
+    if bool((total == 0).any()):
+        raise UsageProblem("a state has no sequence that could lie behind it; give the chain transitions above 0")
+    return p / total
+
+
+def _kept(transition: Tensor) -> Tensor:
+    """The law that a chain keeps: p transition = p."""
+    n = len(transition)
+    system = torch.cat([transition.T - torch.eye(n, dtype=torch.float64), torch.ones(1, n, dtype=torch.float64)])
+    target = F.one_hot(torch.tensor(n), n + 1).double()
+    p = torch.linalg.lstsq(system, target[:, None]).solution[:, 0].clamp(min=0)
+    if not math.isclose(float(p.sum()), 1, rel_tol=1e-6):
+        raise UsageProblem("these transitions keep no law; give the chain an initial one")
+    return p / p.sum()
