@@ -30,6 +30,7 @@ from unnoise.samplers import (
     PNDM,
     RK45,
     SEEDS,
+    SSCS,
     Adams,
     Adaptive,
     Ancestral,
@@ -67,6 +68,7 @@ from unnoise.samplers import (
 SCHEDULES = {
     "linear betas": S.FromBetas(S.linear_betas(1000)),
     "cosine betas": S.FromBetas(S.cosine_betas(1000)),
+    "sqrt-linear betas": S.FromBetas(S.sqrt_linear_betas(1000)),
     "straight betas": S.StraightBetas(S.linear_betas(1000)),
     "linear VP": S.LinearVP(),
     "sub-VP": S.SubVP(),
@@ -169,7 +171,8 @@ STEPS |= {
     "dpm-solver adaptive": DPMSolverAdaptive(),
     "fitted": Fitted(Euler()),
 }
-ELSEWHERE = {"geodesic walk": GeodesicWalk(), "tau-leaping": TauLeaping()}  # steps of processes that are not Gaussian: their own tests hold the laws
+# steps of processes that are not Gaussian: their own tests hold the laws
+ELSEWHERE = {"geodesic walk": GeodesicWalk(), "tau-leaping": TauLeaping(), "sscs": SSCS()}
 IN_NOISE = {  # that know no other time
     name for name, step in STEPS.items() if isinstance(step, (Adams, SingleStep)) and step.coordinate != "time"
 }
@@ -187,6 +190,7 @@ GRIDS = {
     "quadratic": grids.Quadratic(10),
     "integers": grids.Integers(10),
     "leading": grids.Integers(10, "leading"),
+    "shifted": grids.Integers(10, "shifted"),
     "trailing": grids.Integers(10, "trailing"),
     "quad": grids.Integers(10, "quadratic"),
     "karras": grids.Karras(10),

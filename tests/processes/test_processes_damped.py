@@ -84,7 +84,8 @@ def test_kernel_is_the_published_closed_form(mass):
 
 def test_both_given_is_the_published_closed_form():
     x0, v0 = double([[0.7], [-0.2]]), double([[0.3], [0.5]])
-    mean, covariance = DAMPED.given(x0, v0, double([0.3, 0.8]))
+    law = DAMPED.given(x0, v0, double([0.3, 0.8]))
+    mean, covariance = law.mean, law.root @ law.root.mT
     for i, t in enumerate(double([0.3, 0.8])):
         b = 4 * float(t)  # g = 1
         wanted = math.exp(-2 * b) * torch.stack([(1 + 2 * b) * x0[i] + 4 * b * v0[i], -b * x0[i] + (1 - 2 * b) * v0[i]])
@@ -99,8 +100,7 @@ def test_small_times_keep_their_digits():
         leading = double([[2 * b**3 / 3 * 16, b**2 * 4], [b**2 * 4, 2 * b]])
         torch.testing.assert_close(noise / leading, torch.ones(2, 2).double(), rtol=0, atol=20 * b)
     assert float(multiplier(DAMPED.kernel(double(1e-5)).covariance)) == pytest.approx(193.7, abs=0.05)
-    dsm = DAMPED.given(torch.zeros(1, 1).double(), torch.zeros(1, 1).double(), double([1e-5]))[1]
-    assert float(multiplier(dsm)) == pytest.approx(223.6, abs=0.05)
+    assert float(multiplier(DAMPED.fresh(DAMPED.kernel(double(1e-5))))) == pytest.approx(223.6, abs=0.05)
     floored = CriticallyDamped(floor=1e-9).kernel(double([1e-5, 1e-3, 1.0]))
     assert multiplier(floored.covariance).tolist() == pytest.approx([11.16, 19.92, 2.00001], abs=5e-3)
 

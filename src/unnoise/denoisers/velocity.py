@@ -10,6 +10,8 @@ with 1/ell^2 = S_vv - S_xv^2 / S_xx the variance of the velocity given x: F is t
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -21,26 +23,39 @@ from .denoiser import Cond, Denoiser
 
 
 class VelocityDenoiser(Denoiser[CriticallyDamped]):
-    """x_0 = (F((x, v), 1000 t) - p . u) / q. The network sees x and v as channels, and gives as many as x has."""
+    """x_0 = (F - p . u) / q. The network sees x and v as channels, is told 1000 t or log t, and gives as many channels as x has.
+
+    hybrid: whether ell is that of HSM, as above, or that of DSM, with v_0 given too.
+    """
 
     learned_range = False
 
-    def __init__(self, network: nn.Module, process: CriticallyDamped, mixed_score: bool = True):
+    def __init__(
+        self,
+        network: nn.Module,
+        process: CriticallyDamped,
+        mixed_score: bool = True,
+        hybrid: bool = True,
+        told: Literal["t", "log t"] = "t",
+    ):
         super().__init__()
-        self.network, self.process, self.mixed_score = network, process, mixed_score
+        self.network, self.process = network, process
+        self.mixed_score, self.hybrid, self.told = mixed_score, hybrid, told
 
     def relation(self, point: Kernel) -> tuple[Tensor, Tensor]:
         """p (..., 2) and q (...), float64."""
-        precision, ell = point.precision, multiplier(point.covariance)[..., None]
-        p, q = precision[..., 1, :] / ell, -(precision @ point.gain[..., None])[..., 1, 0] / ell[..., 0]
+        precision = point.precision
+        ell = multiplier(point.covariance if self.hybrid else self.process.fresh(point))
+        p, q = precision[..., 1, :] / ell[..., None], -(precision @ point.gain[..., None])[..., 1, 0] / ell
         if self.mixed_score:
-            p = p - torch.tensor([0.0, 1.0]).to(p) / (point.covariance[..., 1, 1:] * ell)
+            p = p - torch.tensor([0.0, 1.0]).to(p) / (point.covariance[..., 1, 1] * ell)[..., None]
         return p, q
 
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Estimate:
         p, q = self.relation(self.process.at(t))
         dtype = next((w.dtype for w in self.network.parameters()), xt.dtype)
-        channels = xt.flatten(1, 2) if xt.ndim > 2 else xt
-        output = self.network(channels.to(dtype), (1000 * t).to(dtype), cond).reshape(xt[:, 0].shape).double()
+        seen = xt.flatten(1, 2) if xt.ndim > 2 else xt
+        told = t.log() if self.told == "log t" else 1000 * t
+        output = self.network(seen.to(dtype), told.to(dtype), cond).reshape(xt[:, 0].shape).double()
         known = mixed(p[..., None, :], xt.double())[:, 0]
         return Estimate(((output - known) / column(q, known)).to(xt.dtype))

@@ -16,7 +16,6 @@ from ..denoisers.guidance import drop
 from ..errors import UsageProblem
 from ..laws import mixed
 from ..processes import CriticallyDamped
-from ..processes.linear import root
 from ..rng import Rng
 from ..scalars import column
 from .matching import mean_event
@@ -52,18 +51,16 @@ class VelocityMatching(Objective):
         process: CriticallyDamped = denoiser.process  # type: ignore[assignment]
         point = process.at(t)
         if self.hybrid:
-            mean, spread = process.marginal(x0, point).mean, root(point.covariance)
+            law = process.marginal(x0, point)
         else:
-            v0 = process.start[1, 1].sqrt().to(x0) * rng.normal_like(x0)
-            mean, covariance = process.given(x0, v0, t)
-            spread = root(covariance)
-        eps = rng.normal_like(mean)
-        u = mean + mixed(spread, eps)
+            v0 = (process.gamma * process.mass) ** 0.5 * rng.normal_like(x0)
+            law = process.given(x0, v0, point)
+        eps = rng.normal_like(law.mean)
+        u = law.mean + mixed(law.root, eps)
         score = process.score(u, denoiser(u, t, cond).mean, point)[:, 1]
-        error = eps[:, 1] + column(spread[:, 1, 1].to(u), score) * score
-        weight = torch.ones_like(t)
-        if self.likelihood:
-            weight = process.friction * point.beta / spread[:, 1, 1] ** 2
+        narrow = law.root[:, 1, 1]  # 1/ell
+        error = eps[:, 1] + column(narrow.to(u), score) * score
+        weight = process.friction * point.beta / narrow**2 if self.likelihood else torch.ones_like(t)
         return weight.to(x0.dtype) * mean_event(error.square())
 
     def observe(self, loss: Loss) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageProblem
-from .linear import LinearSDE
+from ..laws import Correlated, mixed
+from .linear import Kernel, LinearSDE, root
 
 
 class CriticallyDamped(LinearSDE):
@@ -34,7 +35,7 @@ class CriticallyDamped(LinearSDE):
             )
         if floor < 0:
             raise UsageProblem(f"floor is {floor}, but must be 0 or more")
-        self.mass, self.friction = mass, 2 * math.sqrt(mass)
+        self.mass, self.gamma, self.friction = mass, gamma, 2 * math.sqrt(mass)
         drift = torch.tensor([[0, 1 / mass], [-1, -self.friction / mass]], dtype=torch.float64)
         spread = torch.tensor([[0, 0], [0, 2 * self.friction]], dtype=torch.float64)
         start = torch.tensor([[floor, 0], [0, gamma * mass + floor]], dtype=torch.float64)
@@ -47,14 +48,15 @@ class CriticallyDamped(LinearSDE):
         turning = (self.drift if drift is None else drift).to(clock) + rate * one
         return (-rate * b).exp() * (one + turning * b)
 
-    def given(self, x0: Tensor, v0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean, and covariance (batch, 2, 2), of u_t given both x_0 and v_0, but for the floor."""
-        clock = self.at(t).clock
-        flow = self.flow(clock)
-        floor = self.start[0, 0] * (flow @ flow.mT)
-        u0 = torch.stack([x0, v0], 1)
-        mean = (flow.to(u0) @ u0.reshape(len(u0), 2, -1)).reshape(u0.shape)
-        return mean, floor + self.noise(clock)
+    def fresh(self, point: Kernel) -> Tensor:
+        """The covariance of u_t given both x_0 and v_0, but for the floor: (..., 2, 2)."""
+        flow = self.flow(point.clock)
+        return self.start[0, 0] * (flow @ flow.mT) + self.noise(point.clock)
+
+    def given(self, x0: Tensor, v0: Tensor, t: Tensor | Kernel) -> Correlated:
+        """q(u_t | x_0, v_0)."""
+        point = self.at(t)
+        return Correlated(mixed(self.flow(point.clock), torch.stack([x0, v0], 1)), root(self.fresh(point)))
 
 
 def multiplier(covariance: Tensor) -> Tensor:
