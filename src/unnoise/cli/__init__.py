@@ -21,6 +21,8 @@ COMMANDS = {
     "tune": "find the best grid and solver for a run and a number of evaluations",
     "eval": "score samples against the data, with floors and intervals",
     "likelihood": "bits per dimension of held-out data, exact or bounded",
+    "compress": "a file in as few bytes as a model of text can say it in, without loss",
+    "decompress": "bring such a file back, bit for bit",
     "explain": "what a run's loss weights at each noise level, and where it is",
     "verify": "check and measure what a paper claims",
 }

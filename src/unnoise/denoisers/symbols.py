@@ -32,18 +32,18 @@ class Symbols(Denoiser[Masking]):
     @staticmethod
     def vocabulary(process: Masking) -> int:
         """How many numbers the network is shown."""
-        return process.stages * process.symbols + 1
+        return process.stages * process.tokens + 1
 
     @staticmethod
     def outputs(process: Masking, parametrisation: Parametrisation) -> int:
         """How many logits it gives at each position."""
-        return process.symbols if parametrisation == "data" else process.stages * process.branching
+        return process.tokens if parametrisation == "data" else process.stages * process.branching
 
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Categorical:
         process = self.process
         symbol, depth, possible = process.beneath(xt, t)
         hidden = (depth == 0) | (depth == process.stages)
-        shown = torch.where(hidden, symbol, depth * process.symbols + symbol + 1)
+        shown = torch.where(hidden, symbol, depth * process.tokens + symbol + 1)
         logits = self.theta(self.logits(shown, t, cond))
         return Categorical(logits.masked_fill(~possible, -torch.inf).log_softmax(-1))
 
@@ -58,7 +58,7 @@ class Symbols(Denoiser[Masking]):
         if self.parametrisation == "data":
             return logits
         process = self.process
-        b, k = process.branching, torch.arange(process.symbols, device=logits.device)
+        b, k = process.branching, torch.arange(process.tokens, device=logits.device)
         slices = logits.unflatten(-1, (process.stages, b)).log_softmax(-1).unbind(-2)
         places = (k.div(b ** (process.stages - 1 - i), rounding_mode="floor") % b for i in range(process.stages))
         return torch.stack([one[..., place] for one, place in zip(slices, places, strict=True)]).sum(0)
@@ -77,7 +77,7 @@ class NextSymbols(Symbols):
 
     def logits(self, shown: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         before = shown.flatten(1).roll(1, 1)
-        before[:, 0] = self.process.symbols  # the mask stands for the beginning
+        before[:, 0] = self.process.tokens  # the mask stands for the beginning
         return super().logits(before.reshape(shown.shape), torch.zeros_like(t), cond)
 
     def conditionals(self, x0: Tensor, cond: Cond = None) -> Categorical:

@@ -31,10 +31,10 @@ Order = Literal["random", "left-to-right"]
 
 
 class Masking(Process):
-    """Symbols 0..`symbols` - 1, in events of the shape `event`; symbol number `symbols` is the mask.
+    """Symbols 0..`tokens` - 1, in events of the shape `event`; symbol number `tokens` is the mask.
 
-    Data are the symbols themselves (int64), or if `grey` their levels 2k/(symbols - 1) - 1. A state is int64: the symbol plus
-    (symbols + 1) times the rank of its position, so that a walk keeps to its order.
+    Data are the symbols themselves (int64), or if `grey` their levels 2k/(tokens - 1) - 1. A state is int64: the symbol plus
+    (tokens + 1) times the rank of its position, so that a walk keeps to its order.
     `losses` (stages, D) is what a symbol cost in training, nats, by the number of positions that were known; `seen` counts.
     """
 
@@ -44,21 +44,21 @@ class Masking(Process):
 
     def __init__(
         self,
-        symbols: int,
+        tokens: int,
         event: Sequence[int],
         branching: int | None = None,
         order: Order = "random",
         grey: bool = False,
     ):
         super().__init__()
-        if symbols < 2:
-            raise UsageProblem(f"data of {symbols} symbol has nothing to guess; it needs 2 or more")
+        if tokens < 2:
+            raise UsageProblem(f"data of {tokens} symbol has nothing to guess; it needs 2 or more")
         if branching is not None and branching < 2:
             raise UsageProblem(f"branching is {branching}, but a symbol has digits to a base of 2 or more")
-        self.symbols, self.event, self.order, self.grey = symbols, tuple(event), order, grey
+        self.tokens, self.event, self.order, self.grey = tokens, tuple(event), order, grey
         self.length = math.prod(self.event)
-        self.branching, self.stages = branching or symbols, 1
-        while self.branching**self.stages < symbols:
+        self.branching, self.stages = branching or tokens, 1
+        while self.branching**self.stages < tokens:
             self.stages += 1
         self.steps = self.stages * self.length
         self.register_buffer("losses", torch.zeros(self.stages, self.length, dtype=torch.float64))
@@ -68,18 +68,18 @@ class Masking(Process):
 
     def numbers(self, x0: Tensor) -> Tensor:
         """Data as symbols, int64."""
-        return ((x0 + 1) / 2 * (self.symbols - 1)).round().long() if x0.is_floating_point() else x0
+        return ((x0 + 1) / 2 * (self.tokens - 1)).round().long() if x0.is_floating_point() else x0
 
     def symbol(self, xt: Tensor) -> Tensor:
         """The symbols of a state, the mask among them."""
-        return xt % (self.symbols + 1)
+        return xt % (self.tokens + 1)
 
     def rank(self, xt: Tensor) -> Tensor:
         """The ranks of a state's positions."""
-        return xt // (self.symbols + 1)
+        return xt // (self.tokens + 1)
 
     def join(self, symbol: Tensor, rank: Tensor) -> Tensor:
-        return symbol + (self.symbols + 1) * rank
+        return symbol + (self.tokens + 1) * rank
 
     def state(self, x0: Tensor) -> Tensor:
         """Data as a state of which all is known, of no particular order."""
@@ -90,7 +90,7 @@ class Masking(Process):
         symbol = self.symbol(xt)
         if not self.grey:
             return symbol
-        return torch.where(symbol == self.symbols, 0.0, 2 * symbol.float() / (self.symbols - 1) - 1)
+        return torch.where(symbol == self.tokens, 0.0, 2 * symbol.float() / (self.tokens - 1) - 1)
 
     # Times
 
@@ -116,17 +116,17 @@ class Masking(Process):
     def coarse(self, symbol: Tensor, depth: Tensor) -> Tensor:
         """What is known of symbols at a depth."""
         width = self.width(depth)
-        return torch.where(depth == 0, self.symbols, symbol.div(width, rounding_mode="floor") * width)
+        return torch.where(depth == 0, self.tokens, symbol.div(width, rounding_mode="floor") * width)
 
     def beneath(self, xt: Tensor, t: Tensor | Moment) -> tuple[Tensor, Tensor, Tensor]:
-        """Symbols and depths of a state, and whether symbol k can be behind each, bool (*x.shape, symbols).
+        """Symbols and depths of a state, and whether symbol k can be behind each, bool (*x.shape, tokens).
 
         A symbol that was put in the place of a mask counts as known.
         """
         symbol = self.symbol(xt)
         depth = self.depth(self.rank(xt), t).clamp(max=self.stages)
-        depth = torch.where((depth == 0) & (symbol != self.symbols), self.stages, depth)
-        width, k = self.width(depth)[..., None], torch.arange(self.symbols, device=xt.device)
+        depth = torch.where((depth == 0) & (symbol != self.tokens), self.stages, depth)
+        width, k = self.width(depth)[..., None], torch.arange(self.tokens, device=xt.device)
         same = k.div(width, rounding_mode="floor") == symbol[..., None].div(width, rounding_mode="floor")
         return symbol, depth, same | (depth == 0)[..., None]
 
@@ -168,7 +168,7 @@ class Masking(Process):
         return Revealed(self, guess, xt, self.depth(rank, t), self.depth(rank, s))
 
     def _certain(self, symbol: Tensor) -> Categorical:
-        k = torch.arange(self.symbols, device=symbol.device)
+        k = torch.arange(self.tokens, device=symbol.device)
         return Categorical(torch.where(k == symbol[..., None], 0.0, -torch.inf).double())
 
     def observe(self, t: Tensor, nats: Tensor, keep: float = 0.998) -> None:
@@ -237,7 +237,7 @@ class Revealed(Law):
         if self.process.stages == 1:
             log_p = log_probs.gather(-1, symbol)[..., 0]
         else:
-            k = torch.arange(self.process.symbols, device=log_probs.device)
+            k = torch.arange(self.process.tokens, device=log_probs.device)
             same = self._groups(k.expand_as(log_probs)) == self._groups(symbol)
             log_p = log_probs.masked_fill(~same, -torch.inf).logsumexp(-1)
         return sum_event(torch.where(self.after > self.before, log_p, 0.0))
@@ -253,10 +253,10 @@ class Revealed(Law):
         return symbol.div(self.process.width(self.after)[..., None], rounding_mode="floor")
 
     def _together(self) -> Tensor:
-        """Log-probabilities of what looks alike at the depth after, float64 (..., symbols), the places left over at -inf."""
+        """Log-probabilities of what looks alike at the depth after, float64 (..., tokens), the places left over at -inf."""
         log_probs = self.guess.log_probs.double()
         if self.process.stages == 1:
             return log_probs
-        k = torch.arange(self.process.symbols, device=log_probs.device)
+        k = torch.arange(self.process.tokens, device=log_probs.device)
         groups = self._groups(k.expand_as(log_probs))
         return torch.zeros_like(log_probs).scatter_add_(-1, groups, log_probs.exp()).log()
