@@ -130,9 +130,16 @@ class Ratios(Law):
 class Jump(Process):
     """Tokens (batch, *event), int64, that jump along a `graph` as the `noise` grows, each by itself."""
 
+    likelihood = "continuous"
+
     def __init__(self, graph: Graph, noise: TotalNoise):
         super().__init__()
         self.graph, self.noise = graph, noise
+
+    @property
+    def tokens(self) -> int:
+        """How many symbols there are, MASK not counted."""
+        return self.graph.tokens
 
     def points(self, times: Sequence[Scalar] | Tensor) -> list[JumpPoint]:
         t = torch.as_tensor(times, dtype=torch.float64)
@@ -165,6 +172,10 @@ class Jump(Process):
         total = total.squeeze(-1) if isinstance(total, Tensor) else torch.tensor(total, dtype=torch.float64)
         struck = rng.uniform(*x0.shape[1:]).to(x0.device) < -torch.expm1(-total)
         return torch.where(struck, self.graph.struck(x0, rng), x0)
+
+    def log_evidence(self, xt: Tensor, t: Tensor | JumpPoint) -> Tensor:
+        """log p(x_t^i | x_0^i = k) for every token k."""
+        return self.graph.row(self.at(t, xt).total, xt)[..., : self.tokens].log()
 
     def transition(self, xs: Tensor, s, t) -> Categorical:
         """q(x_t | x_s) for s < t."""
