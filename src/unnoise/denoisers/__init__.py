@@ -2,7 +2,6 @@
 
 from .adversarial import AdversarialDenoiser
 from .bridged import Bridged, BridgeFlow
-from .bridged import Bridged, BridgeFlow
 from .clamp import clamped, prompted
 from .classifier import ClassifyingDenoiser, classifier_guidance
 from .denoiser import Denoiser, NetworkDenoiser
@@ -13,13 +12,47 @@ from .matched import Matched
 from .preconditioning import DDPM, EDM, IDDPM, VDM, VE, VP, Blind, Preconditioning, Raw, relation
 from .ratio import RatioDenoiser
 from .restorer import Restorer
+from .symbols import NextSymbols, Symbols
 from .velocity import VelocityDenoiser
 
 __all__ = [
-    "DDPM", "EDM", "IDDPM", "VDM", "VE", "VP", "AdversarialDenoiser",
-    "Blind", "BridgeFlow", "Bridged", "ClassifyingDenoiser", "Denoiser", "Guidance", "Guided", "Jumping",
-    "Matched", "Measurement", "NetworkDenoiser",
-    "Preconditioning", "RatioDenoiser", "Raw", "Restorer", "VelocityDenoiser", "clamped", "classifier_free", "classifier_guidance",
-    "clip", "colourisation", "prompted",
-    "dynamic_threshold", "enlargement", "guided", "imputation", "inpainting", "jump", "measured", "relation",
+    "DDPM",
+    "EDM",
+    "IDDPM",
+    "VDM",
+    "VE",
+    "VP",
+    "AdversarialDenoiser",
+    "Blind",
+    "BridgeFlow",
+    "Bridged",
+    "ClassifyingDenoiser",
+    "Denoiser",
+    "Guidance",
+    "Guided",
+    "Jumping",
+    "Matched",
+    "Measurement",
+    "NetworkDenoiser",
+    "NextSymbols",
+    "Preconditioning",
+    "RatioDenoiser",
+    "Raw",
+    "Restorer",
+    "Symbols",
+    "VelocityDenoiser",
+    "clamped",
+    "classifier_free",
+    "classifier_guidance",
+    "clip",
+    "colourisation",
+    "dynamic_threshold",
+    "enlargement",
+    "guided",
+    "imputation",
+    "inpainting",
+    "jump",
+    "measured",
+    "prompted",
+    "relation",
 ]  # fmt: skip

@@ -160,7 +160,7 @@ class Chain(Method):
 
     def nats(self, denoiser, x, rng, cond, levels):
         points = self.points(denoiser)
-        decoder = None if levels is None else Discretised(levels)
+        decoder = None if levels is None or not isinstance(denoiser.process, Gaussian) else Discretised(levels)
         terms = variational_bound(denoiser, self.reverse, points, x, rng, cond, decoder)
         scale = x[0].numel() * math.log(2)
         parts = {"prior": terms.prior, "steps": terms.steps[:, 1:].sum(1), "decoder": terms.steps[:, 0]}

@@ -8,9 +8,12 @@ from .bridge import BridgeMatching, HalfSteps
 from .classifier import WithClassifier
 from .consistency import Consistency
 from .crop import Cropped
+from .encoded import Encoded
 from .flip import Flipped
 from .matching import WEIGHTINGS, Matching
 from .objective import Loss, Objective
+from .orders import LeftToRight, OrderAgnostic
+from .reconstruction import Criticised, Reconstruction
 from .restoration import Restoration
 from .score import Dequantised, Sliced
 from .score_entropy import ScoreEntropy
@@ -32,10 +35,10 @@ from .weightings import (
 )
 
 __all__ = [
-    "ELBO", "P2", "VLB", "WEIGHTINGS", "Adaptive", "Adversarial",
-    "Augmented", "Bound", "BridgeMatching", "Consistency", "Cropped", "Dequantised", "EDMLoss",
-    "EDMMonotone", "Eps", "Flipped", "HalfLogNormal", "HalfSteps", "Hybrid", "Implied", "LogNormal", "Loss", "LossSecondMoment", "Matching",
-    "MinSNR", "Objective", "Restoration", "ScoreEntropy",
-    "Sigmoid", "Sliced", "Stratified", "Times", "TruncatedSNR", "Uniform", "UniformSteps",
-    "VelocityMatching", "Weighting", "WithClassifier", "balance", "implied_weighting",
+    "ELBO", "P2", "VLB", "WEIGHTINGS", "Adaptive", "Adversarial", "Augmented", "Bound", "BridgeMatching", "Consistency",
+    "Criticised", "Cropped", "Dequantised", "EDMLoss", "EDMMonotone", "Encoded", "Eps", "Flipped", "HalfLogNormal",
+    "HalfSteps", "Hybrid", "Implied", "LeftToRight", "LogNormal", "Loss", "LossSecondMoment", "Matching", "MinSNR",
+    "Objective", "OrderAgnostic", "Reconstruction", "Restoration", "ScoreEntropy", "Sigmoid", "Sliced", "Stratified", "Times",
+    "TruncatedSNR", "Uniform", "UniformSteps", "VelocityMatching", "Weighting", "WithClassifier", "balance",
+    "implied_weighting",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from .coupled import Coupled, independent, joined, refitted, schroedinger
 from .flow import GaussianFlow
 from .mixture import Mixture, MixtureDenoiser, finite_set, gaussian
 from .sequences import Joint, MarkovChain, SequenceDenoiser, Sequences
+from .trigrams import Trigrams
 
 __all__ = [
     "Coupled",
@@ -15,6 +16,7 @@ __all__ = [
     "MixtureDenoiser",
     "SequenceDenoiser",
     "Sequences",
+    "Trigrams",
     "density_output",
     "divergence",
     "even_grid",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..denoisers.denoiser import Cond, Denoiser
 from ..errors import UsageProblem
 from ..laws import Categorical
-from ..processes import Jump
+from ..processes import Jump, Masking, Process
 from ..rng import Rng
 
 MOST = 1 << 20
@@ -41,23 +41,24 @@ class Sequences(nn.Module):
     def sample(self, rng: Rng) -> Tensor:
         """One sequence for each stream, int64."""
 
-    def denoiser(self, process: Jump) -> SequenceDenoiser:
+    def denoiser(self, process: Jump | Masking) -> SequenceDenoiser:
         """The exact denoiser of these sequences under a process."""
         return SequenceDenoiser(self, process)
 
 
-class SequenceDenoiser(Denoiser[Jump]):
+class SequenceDenoiser(Denoiser[Process]):
     """The law of each token of x_0 given all of x_t."""
 
-    def __init__(self, law: Sequences, process: Jump):
+    process: Jump | Masking
+
+    def __init__(self, law: Sequences, process: Jump | Masking):
         super().__init__()
-        if process.graph.tokens != law.tokens:
-            raise UsageProblem(f"sequences of {law.tokens} tokens do not fit a process of {process.graph.tokens}")
+        if process.tokens != law.tokens:
+            raise UsageProblem(f"sequences of {law.tokens} tokens do not fit a process of {process.tokens}")
         self.law, self.process = law, process
 
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Categorical:
-        evidence = self.process.graph.row(self.process.at(t, xt).total, xt)[..., : self.law.tokens]
-        return Categorical(self.law.given(evidence.log()))
+        return Categorical(self.law.given(self.process.log_evidence(xt, t)))
 
 
 class Joint(Sequences):

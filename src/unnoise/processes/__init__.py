@@ -12,10 +12,11 @@ from .gaussian import Gaussian, Point
 from .graphs import GRAPHS, AbsorbGraph, Graph, UniformGraph
 from .jump import GeometricTotal, Jump, JumpPoint, LogLinear, Ratios, TotalNoise
 from .linear import Kernel, LinearSDE
+from .masking import Masked, Masking, Revealed
 
 __all__ = [
-    "DCT", "GRAPHS", "AbsorbGraph", "Animorphosis", "Basis", "Blur", "Bridge", "Cold", "Colours", "CriticallyDamped", "Curved",
-    "Degradation", "Diffusion", "Dissipating", "Gaussian", "GeometricTotal", "Graph", "Identity", "Jump", "JumpPoint",
-    "Kernel", "LinearSDE", "LogLinear", "Mask", "Moment", "Pixelation", "Point", "Process", "Ratios", "Snow", "TotalNoise",
-    "UniformGraph",
+    "DCT", "GRAPHS", "AbsorbGraph", "Animorphosis", "Basis", "Blur", "Bridge", "Cold", "Colours", "CriticallyDamped",
+    "Curved", "Degradation", "Diffusion", "Dissipating", "Gaussian", "GeometricTotal", "Graph", "Identity", "Jump",
+    "JumpPoint", "Kernel", "LinearSDE", "LogLinear", "Mask", "Masked", "Masking", "Moment", "Pixelation", "Point", "Process",
+    "Ratios", "Revealed", "Snow", "TotalNoise", "UniformGraph",
 ]  # fmt: skip

@@ -130,6 +130,10 @@ class Masking(Process):
         same = k.div(width, rounding_mode="floor") == symbol[..., None].div(width, rounding_mode="floor")
         return symbol, depth, same | (depth == 0)[..., None]
 
+    def log_evidence(self, xt: Tensor, t: Tensor | Moment) -> Tensor:
+        """log p(x_t^i | x_0^i = k) for every symbol k, but for a constant: 0 where k is possible, else -inf."""
+        return torch.where(self.beneath(xt, t)[2], 0.0, -torch.inf).double()
+
     # Laws
 
     def ranks(self, rng: Rng, event: Sequence[int]) -> Tensor:

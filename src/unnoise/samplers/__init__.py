@@ -19,6 +19,7 @@ from .multistep import DEIS, IPNDM, Adams, DPMSolverMultistep, SDEDPMSolverMulti
 from .naive import Naive
 from .ode import Churn, Euler, Heun
 from .pndm import FON, PNDM
+from .policy import Policy, even_policy, policy_cost, step_policy
 from .reduced import Reduced
 from .sde import EulerMaruyama, ReverseDiffusion
 from .singlestep import SEEDS, DPMSolver, DPMSolverFast, DPMSolverPlus, SingleStep
@@ -30,7 +31,7 @@ __all__ = [
     "AnnealedLangevin", "BridgeFlow", "Brownian", "Churn", "ConsistentLangevin",
     "Corrector", "DPMSolver", "DPMSolverAdaptive", "DPMSolverFast", "DPMSolverMultistep",
     "DPMSolverPlus", "Denoise", "Euler", "EulerMaruyama", "Fitted", "Flow", "Gamma", "GeodesicWalk", "Grid", "GuidedAncestral",
-    "Heun", "Integers", "Jumps", "Karras", "Ladder", "Langevin", "Levels", "LogSNR", "Naive", "PredictorCorrector", "Quadratic",
-    "Reduced", "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Solved", "Step", "Straight", "TauLeaping",
-    "UniPC", "Uniform", "sample",
+    "Heun", "Integers", "Jumps", "Karras", "Ladder", "Langevin", "Levels", "LogSNR", "Naive", "Policy", "PredictorCorrector",
+    "Quadratic", "Reduced", "ReverseDiffusion", "SDEDPMSolverMultistep", "SingleStep", "Solved", "Step", "Straight", "TauLeaping",
+    "UniPC", "Uniform", "even_policy", "policy_cost", "sample", "step_policy",
 ]  # fmt: skip
