@@ -120,15 +120,25 @@ class Lab:
         return self.train(recipe(data="digits", network=network, training=training, **options), seed, limit=limit)
 
     def samples(
-        self, model: Model, count: int, sampling: Sampling | None = None, *, first: int = 0, label: int | None = None
+        self,
+        model: Model,
+        count: int,
+        sampling: Sampling | None = None,
+        *,
+        first: int = 0,
+        label: int | None = None,
+        prompts: Sequence[str] | None = None,
     ) -> Tensor:
-        """`count` samples in [-1, 1] from seeds `first`, `first` + 1, ...; kept on disk."""
+        """`count` samples in [-1, 1] from seeds `first`, `first` + 1, ..., each of its own prompt if given; kept on disk."""
         sampling = sampling or model.recipe.sampling()
-        key = _key(model.path.name, sampling.describe(), count, first, label)  # type: ignore[attr-defined]
+        said = [] if prompts is None else [list(prompts)]
+        key = _key(model.path.name, sampling.describe(), count, first, label, *said)  # type: ignore[attr-defined]
         file = self.root / "samples" / f"{key}.safetensors"
         if not file.exists():
-            seeds = range(first, first + count)
-            parts = [model.sample(seeds[i : i + 256], sampling, label=label) for i in range(0, count, 256)]
+            seeds, parts = range(first, first + count), []
+            for i in range(0, count, 256):
+                prompt = None if prompts is None else prompts[i : i + 256]
+                parts.append(model.sample(seeds[i : i + 256], sampling, label=label, prompt=prompt))
             with write_whole(file) as aside:
                 save_file({"x": torch.cat(parts).contiguous()}, aside)
         return load_file(file)["x"]
