@@ -8,6 +8,7 @@ import torch
 from unnoise.denoisers import clamped, prompted
 from unnoise.errors import Problem, UsageProblem
 from unnoise.oracles import Joint, MarkovChain
+from unnoise.oracles.walks import walk_output
 from unnoise.processes import AbsorbGraph, GeometricTotal, Jump, LogLinear, UniformGraph
 from unnoise.recipe import Spec
 from unnoise.rng import Rng, stream
@@ -23,20 +24,7 @@ def joint(length):
 
 
 def output(step, law, process, steps, guide=lambda d: d):
-    """The law of what a walk ends in, exactly: all states at once, from the true law at t = 1."""
-    denoiser, graph = guide(law.denoiser(process)), process.graph
-    points = Uniform(steps)(process)
-    forward = process.marginal(law.every, points[0]).mean
-    states = torch.cartesian_prod(*[torch.arange(graph.states)] * law.length).reshape(-1, law.length)
-    p = law.log_weights.exp().flatten() @ torch.stack([forward[:, i, states[:, i]] for i in range(law.length)]).prod(0)
-    for t, s in zip(points, points[1:], strict=False):
-        alive = p > 0
-        leap = process.leap if s.is_clean or isinstance(step, Ancestral) else process.tau_leap
-        moves = leap(denoiser(states[alive], t.over(states[alive])), states[alive], t, s).mean
-        ends = law.every if s.is_clean else states
-        chances = torch.stack([moves[:, i][:, ends[:, i]] for i in range(law.length)]).prod(0)
-        p = p[alive] @ chances
-    return p
+    return walk_output(law, process, step, Uniform(steps)(process), guide)
 
 
 def distance(a, b):
