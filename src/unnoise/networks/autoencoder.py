@@ -28,7 +28,7 @@ class AutoencoderOptions(Options):
     attention: tuple[int, ...] = ()
     """Where pixels attend to each other besides in the middle, as downsampling factors."""
     middle_attention: bool = True
-    latent: int = 4
+    latent: int = 3
     """Channels of the latent image."""
     regularise: Literal["kl", "vq"] = "kl"
     """Latents are drawn from a normal law that is held to N(0, 1), or are the nearest of so many `codes`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import sqrt
 
+from .autoencoder import AutoencoderOptions
 from .discriminator import DiscriminatorOptions
 from .refinenet import RefineNetOptions
 from .unet import UNetOptions
@@ -121,6 +122,24 @@ DDGAN_CIFAR10 = UNetOptions(  # Xiao et al. 2022: 32x32, attention at 16
 DDGAN_256 = replace(DDGAN_CIFAR10, channels=64, mult=(1, 1, 2, 2, 4, 4), attention=(16,))
 DDGAN_CRITIC_32 = DiscriminatorOptions(channels=128, mult=(1, 2, 4, 4), whole=1, taps=(1, 3, 3, 1))
 DDGAN_CRITIC_256 = DiscriminatorOptions(channels=128, mult=(2, 4, 4, 4, 4, 4), whole=0, taps=(1, 3, 3, 1))
+
+LDM_KL_F8 = AutoencoderOptions(channels=128, mult=(1, 2, 4, 4), blocks=2, latent=4)  # Rombach et al. 2022
+LDM_VQ_F4 = AutoencoderOptions(
+    channels=128, mult=(1, 2, 4), blocks=2, latent=3, regularise="vq", codes=8192, legacy=True
+)
+LDM_TEXT = UNetOptions(  # latents of 32x32x4, transformers at 32, 16 and 8
+    channels=320,
+    mult=(1, 2, 4, 4),
+    blocks=2,
+    attention=(1, 2, 4),
+    heads=8,
+    transformer=1,
+    conditioning="add",
+    resample="conv",
+)
+LDM_IMAGENET = replace(LDM_TEXT, channels=192, mult=(1, 2, 3, 5), attention=(2, 4, 8), heads=1)  # latents of 64x64x3
+LDM_CELEBAHQ = replace(LDM_IMAGENET, channels=224, mult=(1, 2, 3, 4), channels_per_head=32, transformer=0)
+LDM_CHURCHES = UNetOptions(channels=192, mult=(1, 2, 2, 4, 4), blocks=2, attention=(1, 2, 4, 8), heads=8)  # 32x32x4
 
 NCSN_32 = RefineNetOptions()  # Song & Ermon 2019, appendix A: CIFAR-10 and CelebA at 32x32, 30.1 M
 NCSN_MNIST = replace(NCSN_32, channels=64)

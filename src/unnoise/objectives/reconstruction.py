@@ -12,6 +12,7 @@ from ..denoisers.denoiser import Cond
 from ..networks.patches import PatchCritic
 from ..rng import Rng
 from ..spaces import Latents
+from .balance import balance
 from .matching import mean_event
 from .objective import Loss, Objective
 
@@ -36,10 +37,10 @@ class Reconstruction(Objective):
         return Loss(self.fit(error) + penalty, terms={"error": error, "penalty": penalty})
 
 
-class Adversarial(Reconstruction):
+class Criticised(Reconstruction):
     r"""The same, and after `after` steps d (-mean D(x_r)), D a critic of patches that is taught in turn by the hinge loss.
 
-    d = share |gradient of the rest| / (|gradient of -D| + 1e-4), at most 1e4, by the decoder's last layer.
+    d = share |gradient of the rest| / (|gradient of -D| + 1e-4), by the decoder's last layer (`balance`).
     """
 
     turns = ("autoencoder", "critic")
@@ -65,16 +66,9 @@ class Adversarial(Reconstruction):
             return Loss(on * 0.5 * mean_event(F.relu(1 - real) + F.relu(1 + made)))
         error, penalty = mean_event((guess - x0).abs()), denoiser.penalty(law, x0[0].numel())
         fit, fooled = self.fit(error), -mean_event(self.critic(guess).float())
-        weight = self.balance(fit, fooled, denoiser.autoencoder.last)
+        weight = self.share * balance(fit, fooled, denoiser.autoencoder.last)
         terms = {"error": error, "penalty": penalty, "critic": fooled, "critic_weight": weight.expand(len(x0))}
         return Loss(fit + penalty + on * weight * fooled, terms=terms)
-
-    def balance(self, fit: Tensor, fooled: Tensor, last: nn.Parameter) -> Tensor:
-        """d, the same for all."""
-        if not fit.requires_grad:
-            return torch.zeros((), device=fit.device)
-        a, b = (torch.autograd.grad(part.sum(), last, retain_graph=True)[0].norm() for part in (fit, fooled))
-        return (self.share * (a / (b + 1e-4)).clamp(0, 1e4)).detach()
 
     def observe(self, loss: Loss) -> None:
         self.steps += 1
