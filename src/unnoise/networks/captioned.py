@@ -21,6 +21,8 @@ class ReaderOptions(Options):
     layers: int = 1
     """Of its transformer; 0 for an embedding alone."""
     heads: int = 4
+    channels_per_head: int | None = None
+    """Width / heads, if none."""
 
 
 class Reader(nn.Module):
@@ -41,7 +43,9 @@ class Reader(nn.Module):
         self.numbers = rows is not None
         self.start = nn.Parameter(torch.randn(o.width))
         self.places = nn.Parameter(0.1 * torch.randn(length, o.width))
-        self.layers = nn.ModuleList(Layer(o.width, o.heads) for _ in range(o.layers))
+        self.layers = nn.ModuleList(
+            Layer(o.width, o.heads, d=o.channels_per_head, gated=False) for _ in range(o.layers)
+        )
         self.norm = nn.LayerNorm(o.width)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,14 +14,15 @@ Told = tuple[Tensor, Tensor | None] | None
 
 class CrossAttention(nn.Module):
     """`out(softmax(q k^T / sqrt(d)) v)`, q from x (batch, n, width), k and v from `context` (batch, m, context), or from x
-    itself where there is none, in `heads` parts of width d."""
+    itself where there is none, in `heads` parts of width d (`width / heads`, if left out)."""
 
-    def __init__(self, width: int, heads: int, context: int | None = None):
+    def __init__(self, width: int, heads: int, context: int | None = None, d: int | None = None):
         super().__init__()
+        inner = heads * (d or width // heads)
         self.heads = heads
-        self.q = nn.Linear(width, width, bias=False)
-        self.kv = nn.Linear(context or width, 2 * width, bias=False)
-        self.out = nn.Linear(width, width)
+        self.q = nn.Linear(width, inner, bias=False)
+        self.kv = nn.Linear(context or width, 2 * inner, bias=False)
+        self.out = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None, there: Tensor | None = None) -> Tensor:
         k, v = self.kv(x if context is None else context).chunk(2, dim=-1)
@@ -31,26 +32,23 @@ class CrossAttention(nn.Module):
     def _parts(self, x: Tensor) -> Tensor:
         """(b, n, heads d) -> (b heads, n, d)."""
         b, n, c = x.shape
-        return x.view(b, n, self.heads, -1).transpose(1, 2).reshape(b * self.heads, n, c // self.heads)
+        return x.view(b, n, self.heads, c // self.heads).transpose(1, 2).reshape(b * self.heads, n, c // self.heads)
 
     def _whole(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention where there is a `context` width, and a gated perceptron (GEGLU), each `x + f(norm(x))`."""
+    """Self-attention, cross-attention where there is a `context` width, and a perceptron, `gated` (GEGLU) or not, each
+    `x + f(norm(x))`."""
 
-    def __init__(self, width: int, heads: int, context: int = 0):
+    def __init__(self, width: int, heads: int, context: int = 0, d: int | None = None, gated: bool = True):
         super().__init__()
-        self.norm0, self.own = nn.LayerNorm(width), CrossAttention(width, heads)
-        self.norm1, self.cross = (
-            (nn.LayerNorm(width), CrossAttention(width, heads, context)) if context else (None, None)
-        )
-        self.norm2, self.gated, self.outer = (
-            nn.LayerNorm(width),
-            nn.Linear(width, 8 * width),
-            nn.Linear(4 * width, width),
-        )
+        self.norm0, self.own = nn.LayerNorm(width), CrossAttention(width, heads, d=d)
+        self.norm1 = nn.LayerNorm(width) if context else None
+        self.cross = CrossAttention(width, heads, context, d) if context else None
+        self.norm2, self.gated = nn.LayerNorm(width), gated
+        self.inner, self.outer = nn.Linear(width, (8 if gated else 4) * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, told: Told = None, own: Tensor | None = None) -> Tensor:
         """`own`: which of x's own tokens there are."""
@@ -58,8 +56,11 @@ class Layer(nn.Module):
         if self.cross is not None and self.norm1 is not None:
             context, there = (None, None) if told is None else told
             x = x + self.cross(self.norm1(x), context, there)
-        value, gate = self.gated(self.norm2(x)).chunk(2, dim=-1)
-        return x + self.outer(value * F.gelu(gate))
+        h = self.inner(self.norm2(x))
+        if self.gated:
+            h, gate = h.chunk(2, dim=-1)
+            return x + self.outer(h * F.gelu(gate))
+        return x + self.outer(F.gelu(h))
 
 
 class SpatialTransformer(nn.Module):

@@ -143,7 +143,7 @@ class LDM(Recipe):
             encoder="ids:bert-base-uncased",
             length=77,
             size=30_522,
-            reader=ReaderOptions(width=1280, layers=32, heads=8),
+            reader=ReaderOptions(width=1280, layers=32, heads=8, channels_per_head=64),
             betas=(0.00085, 0.012),
             guidance=1.5,
             sampling_steps=250,
