@@ -26,7 +26,7 @@ from torch import Tensor
 from .crew import crew, fail_together, on_main
 from .data import to_uint8
 from .data.pictures import grid, save_gif, save_png
-from .data.stored import read_arrays
+from .data.stored import read_arrays, read_shards
 from .denoisers import Guidance
 from .disk import sweep, write_json, write_whole
 from .errors import Problem, UsageProblem, unknown
@@ -164,8 +164,7 @@ class _Part:
         if not (self.out / "shards").is_dir():
             paths = sorted((self.out / self.kind.name).glob(f"*.{self.kind.suffix}"))[:count]
             return torch.stack([self.kind.read(path, self.spec) for path in paths])
-        paths = sorted((self.out / "shards").glob("[0-9]*.npz"))
-        every = torch.cat([torch.from_numpy(read_arrays(path)[self.kind.array]) for path in paths])
+        every = read_shards(self.out, self.kind.array, None if self.kind.single else count)
         if self.kind.single:
             self.kind.save(every, self.out / f"samples.{self.kind.suffix}", self.spec)
         return every[:count]

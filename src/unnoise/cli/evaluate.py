@@ -52,11 +52,11 @@ def run(argv: list[str]) -> None:
     from ..crew import crew
 
     is_run = (form.what / "run.json").exists()
-    images, about, name, fingerprint = _of_run(form) if is_run else _of_files(form)
+    images, about, name, fingerprint, spec = _of_run(form) if is_run else _of_files(form)
     if not crew().is_main_process:
         return
     report = score(images, name, form.features, fingerprint=fingerprint, seed=form.seed, bootstrap=form.bootstrap,
-                   reference=form.reference, equal_counts=not form.unequal)  # fmt: skip
+                   reference=form.reference, equal_counts=not form.unequal, spec=spec)  # fmt: skip
     result = {"what": str(form.what), "data": name, **about, **report.as_dict()}
     if is_run:
         write_result(form.what / "eval.json", result)
@@ -70,9 +70,10 @@ def run(argv: list[str]) -> None:
         print(f"written to {form.what / 'eval.json'}")
 
 
-def _of_run(form: Eval) -> tuple[Any, dict[str, Any], str, str | None]:
-    """Samples of a run, what they are, its data, and the fingerprint of those."""
-    from ..data.stored import read_images
+def _of_run(form: Eval) -> tuple[Any, dict[str, Any], str, str | None, Any]:
+    """Samples of a run as they are stored, what they are, its data, the fingerprint of those, and their spec."""
+    from ..data.stored import read_shards
+    from ..kinds import kind_of
     from ..training import Run
 
     model, sampling, label, precision = prepare(form.what, form.how)
@@ -80,10 +81,11 @@ def _of_run(form: Eval) -> tuple[Any, dict[str, Any], str, str | None]:
     recorded = Run.open(form.what).config["data"]
     about = {"run": model.source, "sampling": sampling.describe(), "label": label, "samples": str(folder)}
     known = recorded["fingerprint"] if form.data is None else None
-    return read_images(folder, form.count), about, form.data or model.recipe.data, known
+    samples = read_shards(folder, kind_of(model.spec).array, form.count)
+    return samples, about, form.data or model.recipe.data, known, model.spec
 
 
-def _of_files(form: Eval) -> tuple[Any, dict[str, Any], str, str | None]:
+def _of_files(form: Eval) -> tuple[Any, dict[str, Any], str, str | None, Any]:
     from ..data.stored import read_images
 
     if form.data is None and (form.what.is_dir() or form.what.is_file()):
@@ -94,20 +96,30 @@ def _of_files(form: Eval) -> tuple[Any, dict[str, Any], str, str | None]:
             raise UsageProblem(
                 f"--{option} is for samples of a run, and {form.what} holds images already; leave it out"
             )
-    return read_images(form.what, form.count), {}, str(form.data), None
+    return read_images(form.what, form.count), {}, str(form.data), None, None
 
 
-def score(images: Any, name: str, features: tuple[str, ...] = (), fingerprint: str | None = None, **how: Any) -> Any:
-    """The report of uint8 images (count, channel, height, width) against a data set, brought to their size."""
-    from ..data import load
+def score(
+    images: Any, name: str, features: tuple[str, ...] = (), fingerprint: str | None = None, spec: Any = None, **how: Any
+) -> Any:
+    """The report of uint8 images (count, channel, height, width) against a data set, brought to their size; with a `spec`, of
+    samples of its kind, as they are stored."""
+    from ..data import load, load_like
     from ..metrics import evaluate
 
-    channels, height, width = images.shape[1:]
-    train, held_out = (load(name, split, size=(height, width), channels=channels) for split in ("train", "held-out"))
-    print(f"scoring {len(images):,} images against {train.name}", file=sys.stderr, flush=True)
-    report = evaluate(
-        images, _some(train), _some(held_out), features=list(features) or default_features(train.name, images), **how
-    )
+    if spec is not None and spec.kind != "images":
+        train, held_out = (load_like(name, spec, split) for split in ("train", "held-out"))
+        if features:
+            raise UsageProblem(f"--features is for images, and this model makes {spec.kind}; leave it out")
+        how["about"], looked = spec, "classifier"
+    else:
+        channels, height, width = images.shape[1:]
+        train, held_out = (
+            load(name, split, size=(height, width), channels=channels) for split in ("train", "held-out")
+        )
+        looked = list(features) or default_features(train.name, images)
+    print(f"scoring {len(images):,} {train.kind} against {train.name}", file=sys.stderr, flush=True)
+    report = evaluate(images, _some(train), _some(held_out), features=looked, **how)
     if fingerprint is not None and fingerprint != train.fingerprint:
         report.notes.append(f"{train.name} has changed since this run was trained on it")
     return report
@@ -124,15 +136,17 @@ def default_features(data: str, images: Any) -> str:
 
 
 def _some(data: Any, most: int = 50_000) -> Any:
-    """All images, or `most` of them at random: folders and hub sets may be larger than memory."""
-    if len(data) <= most:
-        return data.images()
+    """All rows, or `most` of them at random: folders and hub sets may be larger than memory."""
     import torch
 
     from ..data import to_uint8
     from ..rng import stream
 
-    return to_uint8(data.pixels.take(torch.randperm(len(data), generator=stream(0))[:most]), data.levels)
+    if len(data) <= most and data.kind == "images":
+        return data.images()
+    rows = torch.arange(len(data)) if len(data) <= most else torch.randperm(len(data), generator=stream(0))[:most]
+    found = data.pixels.take(rows)
+    return to_uint8(found, data.levels) if data.kind == "images" else found
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

@@ -42,6 +42,22 @@ def read_images(path: str | Path, count: int | None = None) -> Tensor:
     return torch.stack([torch.from_numpy(pixels(p, str(p), channels, (height, width)).copy()) for p in files])
 
 
+def read_shards(folder: Path, array: str, count: int | None = None) -> Tensor:
+    """The samples that `generate` wrote as .npz, of any kind, in the order of their seeds. Raises Problem where one is broken."""
+    parts, have = [], 0
+    for path in sorted((Path(folder) / "shards").glob("[0-9]*.npz")):
+        arrays = read_arrays(path)
+        if array not in arrays:
+            raise Problem(f"{path} is broken; delete it, and sample again")
+        parts.append(torch.from_numpy(arrays[array]))
+        have += len(parts[-1])
+        if count is not None and have >= count:
+            break
+    if not parts:
+        raise Problem(f"there are no samples in {folder}; sample with --format npz")
+    return torch.cat(parts)[:count]
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; {} if it is broken or holds objects, which could execute code."""
     try:

@@ -18,12 +18,16 @@ class Images(Kind):
     one: ClassVar[str] = "image"
     suffix: ClassVar[str] = "png"
     array: ClassVar[str] = "images"
+    looks: ClassVar[str] = "pixels"
 
     def decode(self, stored: Tensor, about: About) -> Tensor:
         return from_levels(stored, about.levels)
 
     def finish(self, x: Tensor, about: About) -> Tensor:
         return to_uint8(x)
+
+    def numbers(self, stored: Tensor, about: About) -> Tensor:
+        return from_levels(stored).flatten(1).double()
 
     def save(self, stored: Tensor, path: Path, about: About) -> Path:
         from ..data.pictures import save_png

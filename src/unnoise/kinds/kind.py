@@ -33,6 +33,7 @@ class Kind:
     suffix   of a file that holds one sample, and the name of that format
     array    the name of the samples in an .npz file
     page     the file name of the overview that a person looks at first
+    looks    the name of what distances between samples look at by default: `numbers`
     single   whether all samples go into one file of that suffix, instead of a file each
     """
 
@@ -41,6 +42,7 @@ class Kind:
     suffix: ClassVar[str]
     array: ClassVar[str] = "samples"
     page: ClassVar[str] = "grid.png"
+    looks: ClassVar[str]
     single: ClassVar[bool] = False
 
     @property
@@ -55,6 +57,10 @@ class Kind:
     def finish(self, x: Tensor, about: About) -> Tensor:
         """Samples of a model, (count, *shape), as they are stored."""
         return x
+
+    def numbers(self, stored: Tensor, about: About) -> Tensor:
+        """Stored samples as vectors that distances between sets of them can be measured in, float64 (count, dimension)."""
+        return stored.flatten(1).double()
 
     def save(self, stored: Tensor, path: Path, about: About) -> Path:
         """Write one stored sample to a file; all of them, where `single`."""

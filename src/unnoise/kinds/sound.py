@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import wave
 from pathlib import Path
 from typing import ClassVar
@@ -23,12 +24,23 @@ class Sound(Kind):
     name: ClassVar[str] = "sound"
     one: ClassVar[str] = "sound"
     suffix: ClassVar[str] = "wav"
+    looks: ClassVar[str] = "mel"
 
     def decode(self, stored: Tensor, about: About) -> Tensor:
         return stored.to(torch.float32) / 32768
 
     def finish(self, x: Tensor, about: About) -> Tensor:
         return (x.float() * 32768).round().clamp(-32768, 32767).to(torch.int16)
+
+    def numbers(self, stored: Tensor, about: About) -> Tensor:
+        """The mean and the deviation over time of each of 40 bands of the log-mel spectrogram: when it is made is not heard."""
+        from ..mel import Mel
+
+        rate = about.rate or 16_000
+        window = max(64, 1 << round(math.log2(rate / 32)))
+        mel = Mel(bands=40, window=window, hop=window // 4, rate=rate)
+        heard = torch.cat([mel(self.decode(part, about)) for part in stored.split(256)]).double()
+        return torch.cat([heard.mean(2), heard.std(2)], 1)
 
     def save(self, stored: Tensor, path: Path, about: About) -> Path:
         with write_whole(path) as aside, wave.open(str(aside), "wb") as file:

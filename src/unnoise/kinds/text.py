@@ -21,12 +21,20 @@ class Text(Kind):
     suffix: ClassVar[str] = "txt"
     array: ClassVar[str] = "tokens"
     page: ClassVar[str] = "grid.txt"
+    looks: ClassVar[str] = "bigrams"
 
     def decode(self, stored: Tensor, about: About) -> Tensor:
         return stored.to(torch.int64)
 
     def finish(self, x: Tensor, about: About) -> Tensor:
         return x.to(torch.uint8 if len(about.alphabet or ()) <= 256 else torch.int32)
+
+    def numbers(self, stored: Tensor, about: About) -> Tensor:
+        """How often each pair of neighbours occurs in a row; each single symbol, where the alphabet has more than 40."""
+        size, rows = len(about.alphabet or ()), stored.long()
+        at = rows[:, :-1] * size + rows[:, 1:] if size <= 40 else rows
+        counts = torch.zeros(len(rows), size**2 if size <= 40 else size, dtype=torch.float64)
+        return counts.scatter_add_(1, at, torch.ones_like(at, dtype=torch.float64)) / at.shape[1]
 
     def words(self, stored: Tensor, about: About) -> str:
         """One row as a string; a token beyond the alphabet (one that is still masked) as a low line."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageProblem
+from ..kinds import About, kind_of
 from ..rng import stream
 from . import measures
 from .images import Images, to_uint8
@@ -107,6 +108,7 @@ def evaluate(
     reference: int | None = 10_000,
     k: int = 5,
     projections: int = 256,
+    about: About | None = None,
 ) -> Report:
     """Every metric of `samples` against `train`, each with its floor from `held_out` and its interval.
 
@@ -117,12 +119,22 @@ def evaluate(
     seed           chooses subsets, projections and bootstrap halves; the same call gives the same report
     bootstrap      halves drawn for an interval that covers `confidence`; 0 for none
     equal_counts   use only as many samples as there are held-out images, so that value and floor are at one count
+    about          of what kind the examples are, as they are stored, where they are no images: all metrics then look at the
+                   kind's own vectors (`Kind.numbers`)
     reference      the most training images that the distances between sets use (the nearest neighbour uses all);
                    precision, recall, density and coverage use as many as there are samples, at most 5,000
 
     Raises UsageProblem for images of another shape or range; a metric that has too few images says so in its row.
     """
-    samples, train, held_out = to_uint8(samples, "samples"), to_uint8(train, "train"), to_uint8(held_out, "held_out")
+    kind = None if about is None or about.kind == "images" else kind_of(about)
+    if kind is None:
+        samples, train, held_out = (
+            to_uint8(x, name) for x, name in ((samples, "samples"), (train, "train"), (held_out, "held_out"))
+        )
+        pixels = named_features("pixels")
+    else:
+        samples, train, held_out = (torch.as_tensor(x) for x in (samples, train, held_out))
+        pixels = features = Features(kind.looks, lambda x: kind.numbers(torch.as_tensor(x), about))  # type: ignore[arg-type]
     if not samples.shape[1:] == train.shape[1:] == held_out.shape[1:]:
         shapes = ", ".join(f"{tuple(side.shape[1:])}" for side in (samples, train, held_out))
         raise UsageProblem(f"samples, train and held_out must be images of one shape, not {shapes}")
@@ -142,7 +154,6 @@ def evaluate(
 
     asked = [features] if isinstance(features, str | Features) else features
     wanted = [f if isinstance(f, Features) else named_features(f, tuple(train.shape[1:])) for f in asked]
-    pixels = named_features("pixels")
     for space in wanted:
         sides = [space(side) for side in (samples, held_out, chosen)]
         add(("frechet",), measures.frechet, space, sides)
@@ -150,7 +161,7 @@ def evaluate(
         add(("kernel_rbf",), measures.kernel_rbf, space, sides)
         few = [side[: min(len(chosen), MOST_FAKES)] for side in sides]  # never more fakes than reals
         add(("precision", "recall", "density", "coverage"), lambda x: measures.prdc(x, k), space, few)
-        if space.name != "pixels":
+        if space.name != pixels.name:
             add(("sliced_wasserstein",), sliced, space, sides)
     sides = [pixels(side) for side in (samples, held_out, chosen)]
     add(("sliced_wasserstein",), sliced, pixels, sides)
