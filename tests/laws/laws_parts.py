@@ -35,6 +35,7 @@ from unnoise.samplers import (
     Adaptive,
     Ancestral,
     AnnealedLangevin,
+    BridgeFlow,
     Churn,
     ConsistentLangevin,
     Corrector,
@@ -77,6 +78,7 @@ SCHEDULES = {
     "ladder": S.Geometric(0.01, 50.0, 200),
     "exponential VE": S.ExponentialVE(),
     "EDM": S.EDM(),
+    "brownian": S.Brownian(),
     "rectified": S.Rectified(),
     "learned": S.Learned(-12.0, 12.0, units=16).requires_grad_(False),
 }
@@ -172,7 +174,7 @@ STEPS |= {
     "fitted": Fitted(Euler()),
 }
 # steps of processes that are not Gaussian: their own tests hold the laws
-ELSEWHERE = {"geodesic walk": GeodesicWalk(), "tau-leaping": TauLeaping(), "sscs": SSCS()}
+ELSEWHERE = {"bridge-flow": BridgeFlow(), "geodesic walk": GeodesicWalk(), "tau-leaping": TauLeaping(), "sscs": SSCS()}
 IN_NOISE = {  # that know no other time
     name for name, step in STEPS.items() if isinstance(step, (Adams, SingleStep)) and step.coordinate != "time"
 }

@@ -33,11 +33,8 @@ class Bridge(Diffusion):
     def __init__(self, reference: Gaussian):
         super().__init__()
         self.reference = reference
-        t, ends = (torch.tensor(v, dtype=torch.float64, device="cpu") for v in ([0.2, 0.8], [[1.0, 1.0], [0.0, 0.0]]))
-        here, there = ends[:, :, None]  # 1 at one end, 0 at the other
-        from_data, from_other = (reference.posterior(b, a, ends[0], t) for a, b in ((here, there), (there, here)))
-        std = torch.as_tensor(from_data.std)
-        alike = torch.allclose(from_data.mean, from_other.mean.flip(0)) and torch.allclose(std, std.flip(0))
+        with torch.device("cpu"):  # whatever device the model is being made for
+            alike = _same_from_both_ends(reference)
         if not alike:
             raise UsageProblem(
                 f"a bridge of {type(reference.schedule).__name__} is not the same from both ends; "
@@ -82,3 +79,11 @@ class Bridge(Diffusion):
 
     def anew(self, xt: Tensor, x0: Tensor, t, s) -> Law:
         raise UsageProblem("a bridge that forgets its state forgets its other end; take the sampler ancestral")
+
+
+def _same_from_both_ends(reference: Gaussian) -> bool:
+    """Whether the bridge from x_0 = 1 to x_1 = 0 is at t what that from 0 to 1 is at 1 - t; if so, all others are."""
+    t, one, zero = (torch.tensor(v, dtype=torch.float64) for v in ([0.2, 0.8], [[1.0], [1.0]], [[0.0], [0.0]]))
+    from_data, from_other = (reference.posterior(b, a, one[:, 0], t) for a, b in ((one, zero), (zero, one)))
+    std = torch.as_tensor(from_data.std)
+    return torch.allclose(from_data.mean, from_other.mean.flip(0)) and torch.allclose(std, std.flip(0))
