@@ -96,7 +96,7 @@ class Solved(Denoiser):
 
     def __init__(self, denoiser: Denoiser, steps: int = 32, step: Step | None = None, rho: float = 7.0):
         super().__init__()
-        self.denoiser, self.process = denoiser, denoiser.process
+        self.denoiser, self.process, self.space = denoiser, denoiser.process, denoiser.space
         self.step: Step = step or Heun()
         self.steps, self.rho = steps, rho
         if self.step.remembers or self.step.order is None:
@@ -107,7 +107,7 @@ class Solved(Denoiser):
     def jump(self, xt: Tensor, t: Tensor, s: Tensor, cond: Cond = None) -> Tensor:
         """The state at times s (batch,), each example on its own levels. No gradient flows."""
         points = _levels(self.process, xt, t.double(), s.double(), self.steps, self.rho)
-        rng = Rng([], device=xt.device)  # nothing is drawn
+        rng = Rng.from_seeds(range(len(xt)), xt.device)  # of which a deterministic step makes nothing
         data = sample(
             self.denoiser, self.step, lambda _: points, xt.shape, cond=cond, rng=rng, start=xt, dtype=xt.dtype
         )
