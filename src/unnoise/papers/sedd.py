@@ -1,0 +1,465 @@
+r"""SEDD: text by the ratios of its law. Tokens jump at random; a network that knows p_t(y)/p_t(x) lets them jump back.
+
+    dp/dt = sigma(t) Q p,     backwards x -> y at the rate sigma(t) Q[x, y] s(x, t)_y,     s(x, t)_y ~ p_t(x with y) / p_t(x)
+    -log p(x_0) <= int_0^1 sigma(t) E sum_i sum_{y != x^i} Q[x^i, y] (s_y - r_y log s_y + r_y (log r_y - 1)) dt + KL at t = 1
+
+Absorbing, with log-linear noise and normalised ratios, the integrand is the masked cross-entropy over t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..denoisers import Denoiser, Guidance, RatioDenoiser, clamped, prompted
+from ..errors import UsageProblem
+from ..kinds.text import Text
+from ..likelihood import Continuous, likelihood, score_entropy_nats
+from ..networks import TransformerOptions
+from ..objectives import Objective, ScoreEntropy, Stratified
+from ..oracles import Joint, MarkovChain
+from ..oracles.walks import exact_bound, walk_output
+from ..processes import GRAPHS, AbsorbGraph, GeometricTotal, Jump, LogLinear, Ratios, UniformGraph
+from ..recipe import Recipe, Sampling, Spec, Training
+from ..rng import Rng, stream
+from ..samplers import Ancestral, TauLeaping, Uniform, sample
+from ..training.options import PUBLISHED, TrainingOptions
+from ..verify import Finding, check, claim, untestable
+from . import paper
+
+SMALL = TransformerOptions(width=768, depth=12, heads=12, features=256, told=128, dropout=0.1)
+"""SEDD small; medium is 24 blocks of 1024 with 16 heads."""
+
+
+@paper(
+    "2310.16834",
+    "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution",
+    "Aaron Lou, Chenlin Meng, Stefano Ermon",
+    2023,
+    "ICML 2024",
+)
+@dataclass(frozen=True)
+class SEDD(Recipe):
+    """Discrete diffusion in continuous time: ratios learned by score entropy, walked back by tau-leaping or analytically."""
+
+    data: str = "state-of-the-union"
+    """A text: the built-in one, or a file."""
+    graph: Literal["absorb", "uniform"] = "absorb"
+    """Whether a struck token is masked, or drawn anew."""
+    noise: Literal["log-linear", "geometric"] = "log-linear"
+    """How the total noise grows."""
+    eps: float = 1e-3
+    """log-linear: the fraction of tokens that is left at t = 1."""
+    low: float = 1e-4
+    """geometric: total noise at t = 0."""
+    high: float = 20.0
+    """geometric: total noise at t = 1."""
+    normalised: bool = False
+    """absorb: ratios of a normalised law, whose score entropy is the weighted masked cross-entropy."""
+    t_min: float = 1e-3
+    """Smallest time of training."""
+    sampler: Literal["analytic", "tau-leaping"] = "analytic"
+    """The step to sample by."""
+    sampling_steps: int = 64
+    """Steps of the sampler; the last reads the tokens off."""
+    tokens: int = 27
+    """Symbols of the alphabet; taken from the text."""
+    network: TransformerOptions = TransformerOptions()  # type: ignore[assignment]
+    training: Training = TrainingOptions(
+        steps=2000, batch_size=64, lr=2e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=500
+    )
+
+    takes: ClassVar[tuple[str, ...]] = ("text",)
+
+    def __post_init__(self) -> None:
+        if self.flip:
+            raise UsageProblem("text is not read backwards; leave --flip out")
+        if self.normalised and self.graph != "absorb":
+            raise UsageProblem(
+                "normalised ratios need the absorbing graph; take --graph absorb, or leave --normalised out"
+            )
+        self.process()
+
+    @classmethod
+    def paper(cls) -> SEDD:
+        """SEDD small, absorbing, for text8 (a file) in windows of 256 (`--size`): 1.39 bits per character. The same network trains
+        on OpenWebText, in windows of 1024 of GPT-2's 50,257 tokens."""
+        return cls(
+            data="text8",
+            network=SMALL,
+            sampling_steps=1024,
+            training=replace(
+                PUBLISHED,
+                steps=1_300_000,
+                batch_size=512,
+                lr=3e-4,
+                warmup=2500,
+                clip=1.0,
+                precision="bf16",
+                ema=3_550_000,  # 0.9999 a step
+                ema_rampup=0.077,  # (1 + n) / (10 + n) a step, n steps
+            ),
+        )
+
+    def fitted(self, data: Any) -> SEDD:
+        """With the alphabet of this text."""
+        return replace(self, tokens=len(data.alphabet))
+
+    def process(self) -> Jump:
+        noise = LogLinear(self.eps) if self.noise == "log-linear" else GeometricTotal(self.low, self.high)
+        return Jump(GRAPHS[self.graph](self.tokens), noise)
+
+    def denoiser(self, spec: Spec) -> Denoiser[Any]:
+        process = replace(self, tokens=len(spec.alphabet or ())).process()
+        if self.conditional and spec.num_classes is None:
+            raise UsageProblem(
+                "sedd was asked to be class-conditional, and these data have no labels; pass --no-conditional"
+            )
+        classes = spec.num_classes if self.conditional else None
+        network = self.network.build(process.graph.states, process.graph.tokens, classes)
+        return RatioDenoiser(network, process, self.normalised)
+
+    def objective(self, spec: Spec) -> Objective:
+        return ScoreEntropy(Stratified(start=self.t_min))
+
+    def sampling(self) -> Sampling:
+        step = Ancestral() if self.sampler == "analytic" else TauLeaping()
+        return Sampling(step, Uniform(self.sampling_steps, end=1e-5))
+
+    def prompt(self, spec: Spec, text: str) -> tuple[None, tuple[Guidance, ...]]:
+        """The text's first words, or one with gaps: "the _____ of the union"."""
+        return None, (prompted(spec, text),)
+
+
+# Exact checks, on all sequences of a few tokens.
+
+
+def _joint(length: int) -> Joint:
+    return Joint(torch.rand((3,) * length, generator=stream(2310, length), dtype=torch.float64) ** 2)
+
+
+def _graphs() -> tuple[UniformGraph, AbsorbGraph]:
+    return UniformGraph(3), AbsorbGraph(3)
+
+
+def _generator(graph) -> Tensor:
+    """Q, from its definition."""
+    jumps = torch.stack([graph.edges(torch.tensor(x)) for x in range(graph.states)])
+    return jumps - torch.diag(jumps.sum(0))
+
+
+@check(SEDD, "score entropy is 0 where the ratios are those given x_0, on both graphs", "2310.16834", 1e-9)
+def entropy_of_true_ratios():
+    worst = 0.0
+    for graph in _graphs():
+        for total in (0.01, 1.0, 5.0):
+            e = torch.matrix_exp(total * _generator(graph))
+            for z in range(3):
+                x = torch.tensor([i for i in range(graph.states) if e[i, z] > 0])
+                found = graph.score_entropy(
+                    (e[:, z] / e[x, z][:, None]).log(), x, torch.full_like(x, z), torch.tensor([total])
+                )
+                worst = max(worst, float(found.abs().max()))
+    return worst, 0.0
+
+
+@check(
+    SEDD,
+    "the analytic step is (exp(-ds Q) s)_y exp(ds Q)[x, y], by matrix exponentials, on both graphs",
+    "2310.16834",
+    1e-12,
+)
+def analytic_step():
+    worst, law = 0.0, _joint(2)
+    for graph in _graphs():
+        process = Jump(graph, LogLinear())
+        t, s = process.points([0.7, 0.4])
+        x = torch.cartesian_prod(torch.arange(graph.states), torch.arange(graph.states))
+        log_ratios = process.log_ratios(law.denoiser(process)(x, t.over(x)), x, t)
+        found = process.leap(Ratios(graph, t.total, x, log_ratios), x, t, s).mean
+        ds = t.total - s.total
+        staggered = log_ratios.exp() @ torch.matrix_exp(-ds * _generator(graph)).T
+        wanted = staggered * torch.matrix_exp(ds * _generator(graph))[x]
+        worst = max(worst, float((found - wanted).abs().max()))
+    return worst, 0.0
+
+
+@check(SEDD, "with exact ratios the integral of the score entropy is -log p, on both graphs", "2310.16834", 5e-6)
+def bound_is_tight():
+    law = _joint(3)
+    x = law.every[::4]
+    gaps = [exact_bound(law, Jump(graph, LogLinear(1e-9)), x) + law.log_prob(x) for graph in _graphs()]
+    return float(torch.cat(gaps).abs().max()), 0.0
+
+
+@check(SEDD, "the analytic sampler of one token is exact in 1, 2 and 7 steps, on both graphs", "2310.16834", 1e-12)
+def one_token_is_exact():
+    law, worst = _joint(1), 0.0
+    for graph in _graphs():
+        for steps in (1, 2, 7):
+            process = Jump(graph, LogLinear())
+            found = walk_output(law, process, Ancestral(), Uniform(steps)(process))
+            worst = max(worst, float((found - law.log_prob(law.every).exp()).abs().max()))
+    return worst, 0.0
+
+
+def _order(law: Joint, process: Jump, step) -> float:
+    true = law.log_prob(law.every).exp()
+    errors = [float((walk_output(law, process, step, Uniform(n)(process)) - true).abs().sum()) for n in (128, 256)]
+    return float(torch.tensor(errors[0] / errors[1]).log2())
+
+
+@check(SEDD, "tau-leaping of one token has order 1 (uniform graph, geometric noise)", "2310.16834", 0.05)
+def tau_leaping_has_order_one():
+    return _order(_joint(1), Jump(UniformGraph(3), GeometricTotal(1e-3, 4.0)), TauLeaping()), 1.0
+
+
+@check(SEDD, "of several tokens the analytic sampler has order 1: positions leap independently", "2310.16834", 0.05)
+def analytic_has_order_one():
+    return _order(_joint(2), Jump(AbsorbGraph(3), LogLinear(1e-2)), Ancestral()), 1.0
+
+
+@check(
+    SEDD,
+    "a gap between known tokens is filled by the conditional law, in any number of steps (absorb)",
+    "2310.16834",
+    1e-7,
+)
+def infilling_is_conditional():
+    law, process = _joint(2), Jump(AbsorbGraph(3), LogLinear(1e-10))
+    p = law.log_weights.exp()
+    guide = clamped(torch.tensor([0, 2]), torch.tensor([False, True]))
+    found = walk_output(law, process, Ancestral(), Uniform(3)(process), guide).reshape(3, 3)
+    return float((found[:, 2] - p[:, 2] / p[:, 2].sum()).abs().max()), 0.0
+
+
+@check(SEDD, "normalised, absorbing and log-linear, it is the masked cross-entropy over t", "2310.16834", 1e-9)
+def it_is_masked_cross_entropy():
+    process, t = Jump(AbsorbGraph(5), LogLinear()), torch.tensor([0.3, 0.8], dtype=torch.float64)
+    x0 = torch.tensor([[0, 1, 2, 3], [4, 3, 2, 1]])
+    xt = torch.tensor([[0, 5, 2, 5], [5, 5, 2, 5]])
+    log_q = torch.randn(2, 4, 5, generator=stream(5), dtype=torch.float64).log_softmax(-1)
+    total = process.at(t, xt).total
+    log_ratios = torch.nn.functional.pad(log_q - torch.expm1(total).log(), (0, 1))  # type: ignore[arg-type]
+    found = score_entropy_nats(process, Ratios(process.graph, total, xt, log_ratios), x0, xt, t)
+    cross = -log_q.gather(-1, x0[..., None])[..., 0] * (xt == 5)
+    return float((found - cross.sum(1) / t).abs().max()), 0.0
+
+
+@check(
+    SEDD,
+    "absorbing and log-linear, tau-leaping is the analytic step: the difference that the paper finds needs another graph or noise",
+    "2310.16834",
+    1e-12,
+)
+def tau_leaping_is_analytic_where_it_absorbs():
+    law, process = _joint(2), Jump(AbsorbGraph(3), LogLinear())
+    walks = [walk_output(law, process, step, Uniform(9)(process)) for step in (Ancestral(), TauLeaping())]
+    return float((walks[0] - walks[1]).abs().max()), 0.0
+
+
+# Claims, on the built-in text in 27 symbols and windows of 64: a transformer of 0.2 M parameters; and on sequences of a known
+# chain, that of the text's pairs of letters, with its exact ratios.
+
+TEXT = "state-of-the-union"
+NETWORK = TransformerOptions(width=96, depth=3, heads=4, told=96)
+TRAINING = TrainingOptions(
+    steps=700, batch_size=64, lr=3e-3, warmup=50, decay="linear", decay_from=0.3, ema=10_000, checkpoint_every=350
+)
+
+
+def _trained(lab, seed: int, **options):
+    return lab.train(SEDD(network=NETWORK, training=TRAINING, **options), seed)
+
+
+def _windows(lab, count: int) -> Tensor:
+    """Held-out windows, spread over the split."""
+    x = lab.held_out(TEXT)
+    return x[torch.linspace(0, len(x) - 1, count).long()]
+
+
+def _bits(lab, **options) -> list[float]:
+    """Bits per character of 128 held-out windows at most, for each seed."""
+    x, method = _windows(lab, 128), Continuous(draws=32)
+    return [float(likelihood(_trained(lab, seed, **options), x, method).bits.mean()) for seed in lab.seeds]
+
+
+@claim(SEDD, "The absorbing graph bounds text by fewer bits per character than the uniform one", "table 2")
+def absorbing_gives_fewer_bits(lab) -> Finding:
+    absorb, uniform = _bits(lab), _bits(lab, graph="uniform")
+    numbers = {"measure": "bits per character of 128 held-out windows", "absorb": absorb, "uniform": uniform}
+    return Finding.over_seeds([u - a for a, u in zip(absorb, uniform, strict=True)], numbers)
+
+
+@claim(
+    SEDD,
+    "Absorbing, score entropy and the weighted masked cross-entropy train to the same bound: within 0.05 bits per character",
+    "2310.16834",
+)
+def score_entropy_is_masked_cross_entropy(lab) -> Finding:
+    free, normalised = _bits(lab), _bits(lab, normalised=True)
+    numbers = {"measure": "bits per character", "score entropy": free, "cross-entropy": normalised}
+    return Finding.over_seeds([0.05 - abs(a - b) for a, b in zip(free, normalised, strict=True)], numbers)
+
+
+def _chain(lab) -> MarkovChain:
+    data = lab.data(TEXT)
+    return MarkovChain.fit(data.batch(range(0, len(data), 4)).x, len(data.alphabet), 64)
+
+
+def _walks(chain: MarkovChain, process: Jump, step, steps: int, seed: int, count: int = 128) -> float:
+    """Mean nats per character that the chain gives to samples."""
+    seeds = range(1000 * seed, 1000 * seed + count)
+    grid = Uniform(steps, end=1e-5)
+    x = sample(chain.denoiser(process), step, grid, (count, chain.length), rng=Rng.from_seeds(seeds))
+    return -float(chain.log_prob(x).mean()) / chain.length
+
+
+@claim(
+    SEDD,
+    "With exact ratios on the uniform graph, analytic samples of 8 to 32 steps are likelier than tau-leaping's",
+    "2310.16834",
+)
+def analytic_beats_tau_leaping(lab) -> Finding:
+    chain, counts = _chain(lab), (8, 16, 32)
+    process = Jump(UniformGraph(chain.tokens), LogLinear())
+    found = {
+        name: [[_walks(chain, process, step, k, seed) for k in counts] for seed in lab.seeds]
+        for name, step in (("analytic", Ancestral()), ("tau-leaping", TauLeaping()))
+    }
+    margins = [
+        min(t - a for a, t in zip(*pair, strict=True))
+        for pair in zip(found["analytic"], found["tau-leaping"], strict=True)
+    ]
+    numbers = {
+        "measure": "nats per character of 128 samples under the true chain, the least margin of all steps",
+        "steps": counts,
+        "entropy of the chain": chain.entropy / chain.length,
+        **found,
+    }
+    return Finding.over_seeds(margins, numbers)
+
+
+@claim(SEDD, "Each doubling of the steps, from 4 to 32, makes samples likelier (absorb, exact ratios)", "2310.16834")
+def more_steps_are_better(lab) -> Finding:
+    chain, counts = _chain(lab), (4, 8, 16, 32, 64)
+    process = Jump(AbsorbGraph(chain.tokens), LogLinear())
+    found = [[_walks(chain, process, Ancestral(), k, seed, 256) for k in counts] for seed in lab.seeds]
+    margins = [min(a - b for a, b in zip(row[:-1], row[1:-1], strict=False)) for row in found]
+    entropy = chain.entropy / chain.length
+
+    def paint(axes):
+        for row in found:
+            axes.plot(counts, row, "o-", color="C0", alpha=0.6)
+        axes.axhline(entropy, color="0.4", linestyle=":", label="entropy of the chain")
+        axes.set(
+            xscale="log", xlabel="steps", ylabel="nats per character", title="64 characters, exact ratios, absorbing"
+        )
+        axes.set_xticks(counts, [str(k) for k in counts])
+        axes.legend()
+
+    numbers = {"measure": "nats per character of 256 samples", "steps": counts, "nats": found, "entropy": entropy}
+    return Finding.over_seeds(margins, numbers, [lab.picture("sedd-steps", paint)])
+
+
+GAP = slice(24, 40)
+
+
+def _filled(lab, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Held-out windows, the same with the middle 16 of 64 filled by a model, and by letters drawn from their frequencies."""
+    x = _windows(lab, 256)
+    known = torch.ones(x.shape[1], dtype=torch.bool)
+    known[GAP] = False
+    filled = _trained(lab, seed).sample(range(len(x)), guidance=[clamped(x, known)])
+    drawn = x.clone()
+    drawn[:, GAP] = x.flatten()[torch.randint(x.numel(), (len(x), 16), generator=stream(seed, 12))]
+    return x, filled, drawn
+
+
+@claim(
+    SEDD,
+    "Infilling keeps what is given, and its letters are right more often than letters drawn by frequency",
+    "table 5",
+)
+def infilling_beats_frequencies(lab) -> Finding:
+    margins, right, by_frequency, kept = [], [], [], []
+    for seed in lab.seeds:
+        x, filled, drawn = _filled(lab, seed)
+        outside = torch.ones(x.shape[1], dtype=torch.bool)
+        outside[GAP] = False
+        kept.append(bool((filled == x)[:, outside].all()))
+        right.append(float((filled == x)[:, GAP].double().mean()))
+        by_frequency.append(float((drawn == x)[:, GAP].double().mean()))
+        margins.append(right[-1] - by_frequency[-1] if kept[-1] else -1.0)
+    numbers = {
+        "measure": "share of the 16 letters in the middle of 256 held-out windows that are right",
+        "model": right,
+        "by frequency": by_frequency,
+        "given letters kept": kept,
+    }
+    return Finding.over_seeds(margins, numbers)
+
+
+def _words(rows: Tensor, about) -> list[str]:
+    """Whole words of three letters or more: those between two spaces."""
+    return [word for row in rows for word in Text().words(row, about).split(" ")[1:-1] if len(word) > 2]
+
+
+@claim(
+    SEDD,
+    "Samples read like their corpus: more of their words are words of it than of a chain that knows its pairs of letters",
+    "2310.16834",
+)
+def samples_read_like_their_corpus(lab) -> Finding:
+    data = lab.data(TEXT)
+    corpus = set(_words(data.batch(range(0, len(data), 4)).x, data.facts))
+    chain, shares, pairs, pages = _chain(lab), [], [], []
+    for seed in lab.seeds:
+        x = lab.samples(_trained(lab, seed), 128)
+        y = chain.sample(Rng.from_seeds(range(128 * seed, 128 * seed + 128)))
+        pages.append([Text().words(row, data.facts) for row in x[:8]])
+        for rows, found in ((x, shares), (y, pairs)):
+            words = _words(rows, data.facts)
+            found.append(sum(word in corpus for word in words) / len(words))
+    known = Text().words(_windows(lab, 4)[1], data.facts)
+    prompt = known[: GAP.start] + "_" * 16 + known[GAP.stop :]
+    model = _trained(lab, lab.seeds[0])
+    lines = [
+        "samples, a line each, 64 steps:", *pages[0], "",
+        "the gap in a held-out line, filled four times:", prompt,
+        *(Text().words(row, data.facts) for row in model.sample(range(4), prompt=prompt)), "",
+        "a prompt, gone on with:",
+        *(Text().words(row, data.facts) for row in model.sample(range(3), prompt="the american people ")), "",
+        "the corpus, held out:", *(Text().words(row, data.facts) for row in _windows(lab, 3)),
+    ]  # fmt: skip
+
+    def paint(axes):
+        axes.axis("off")
+        axes.text(0, 1, "\n".join(lines), family="monospace", fontsize=8, va="top", transform=axes.transAxes)
+
+    numbers = {
+        "measure": "share of words that occur in the training text",
+        "model": shares,
+        "pairs": pairs,
+        "page": lines,
+    }
+    margins = [a - b for a, b in zip(shares, pairs, strict=True)]
+    return Finding.over_seeds(margins, numbers, [lab.picture("sedd-page", paint)])
+
+
+untestable(
+    SEDD,
+    "SEDD small matches GPT-2 small: perplexity bounds of 41.8 on WikiText-2, 40.6 on WikiText-103, 79.3 on One Billion Words",
+    "table 1",
+    "needs 1.3M steps of a network of 170 M parameters on OpenWebText: days of eight large GPUs",
+)
+untestable(
+    SEDD,
+    "Generative perplexity under a larger language model is 6 to 8 times better than un-annealed GPT-2's, and infilling is as "
+    "good as nucleus sampling by MAUVE (0.957 against 0.955)",
+    "table 5",
+    "needs the trained model above, and GPT-2 large and MAUVE to judge it by",
+)
