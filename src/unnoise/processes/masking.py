@@ -203,15 +203,20 @@ class Masked(Law):
         rank = self.process.rank(x)
         right = self.process.symbol(x) == self.process.coarse(self.x0, self.process.depth(rank, self.t))
         count = math.lgamma(self.process.length + 1) if self.process.order == "random" else 0.0
-        return torch.where(right.flatten(1).all(1), -count, -torch.inf).double()
+        return (
+            torch.full((len(x),), -count, dtype=torch.float64)
+            .to(x.device)
+            .masked_fill(~right.flatten(1).all(1), -torch.inf)
+        )
 
     def kl(self, other: Law) -> Tensor:
         """0 where both hide as much, and show the same if they show anything; else infinite."""
         if not isinstance(other, Masked):
             return Law.kl(self, other)
         left = self.process.left(self.t, len(self.t)), self.process.left(other.t, len(other.t))
-        same = (self.x0 == other.x0.to(self.x0)).flatten(1).all(1) | (left[0] == self.process.steps)
-        return torch.where((left[0] == left[1]) & same, 0.0, torch.inf).double()
+        same = (self.x0 == other.x0.to(self.x0)).flatten(1).all(1) | (left[0] == self.process.steps).to(self.x0.device)
+        alike = (left[0] == left[1]).to(same.device) & same
+        return torch.where(alike, 0.0, torch.inf).double()
 
 
 @dataclass(frozen=True, slots=True)
