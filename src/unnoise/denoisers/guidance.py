@@ -48,6 +48,10 @@ def needs_gaussian(denoiser: Denoiser, what: str) -> None:
 
 
 def _thresholded(estimate: Estimate, limit: Callable[[Tensor], Tensor]) -> Estimate:
+    if not isinstance(estimate, Estimate):
+        raise UsageProblem(
+            f"this model guesses a {type(estimate).__name__} law, no image: there is no range to clip to; take --threshold none"
+        )
     raw = estimate.mean if estimate.unclipped is None else estimate.unclipped
     pull = estimate.pull and estimate.pull._replace(estimate=_thresholded(estimate.pull.estimate, limit))
     return replace(estimate, mean=limit(estimate.mean), unclipped=raw, pull=pull)

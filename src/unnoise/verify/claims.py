@@ -13,11 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..errors import Problem
 from ..scalars import Scalar
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
     from .lab import Lab
+
+
+class Absent(Problem):
+    """Raised by an experiment whose data the user must bring, and has not: the claim is skipped, with this sentence."""
 
 
 @dataclass(frozen=True)

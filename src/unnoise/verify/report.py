@@ -12,7 +12,7 @@ from typing import Any
 from ..disk import disk_errors, write_file, write_json
 from ..papers import find
 from ..training import provenance
-from .claims import Claim
+from .claims import Absent, Claim
 from .experiment import fingerprint
 from .lab import Lab
 
@@ -72,7 +72,10 @@ def _measure(slug: str, claim: Claim, lab: Lab, fresh: bool) -> dict[str, Any]:
         if all((lab.gallery / f"{name}.png").exists() for name in kept.get("pictures", ())):
             return {**kept, **row}  # the wording is today's
     lab.used, start = {}, time.monotonic()
-    finding = claim.measure(lab)
+    try:
+        finding = claim.measure(lab)
+    except Absent as absent:
+        return {**row, "verdict": "skipped", "reason": str(absent)}
     row |= {"verdict": finding.verdict, **asdict(finding)}
     row["seconds"] = round(time.monotonic() - start, 1)
     row |= {name: value for name, value in provenance().items() if name in ("created", "commit")}
