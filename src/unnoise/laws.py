@@ -205,7 +205,8 @@ class Categorical(Law):
     def kl(self, other: Law) -> Tensor:
         if not isinstance(other, Categorical):
             return Law.kl(self, other)
-        p, q = self.log_probs.double(), other.log_probs.double()
+        p = self.log_probs.double()
+        q = other.log_probs.to(p)
         return sum_event(torch.where(p.isinf(), 0.0, p.exp() * (p - q)).sum(-1))
 
 
