@@ -101,6 +101,7 @@ PRECONDITIONINGS = {
 
 TIMES = {
     "uniform": T.Uniform(0.001),
+    "log-uniform": T.LogUniform(0.001),
     "steps": T.UniformSteps(1000),
     "stratified": T.Stratified(start=0.001),
     "stratified steps": T.Stratified(1000),

@@ -161,7 +161,7 @@ def test_the_flow_has_the_density_of_the_data(name, solver):
     data = mixture(name)
     process = Curved(data.manifold, 0.001, 60.0)  # tau(1) = 30: e^-15 of the data is left on a torus, e^-30 elsewhere
     x = data.sample(Rng.from_seeds(range(3)))
-    method = Flow(solver=solver, steps=60, tolerance=1e-5)
+    method = Flow(solver=solver, steps=60, tolerance=1e-6)
     found = likelihood(data.denoiser(process), x, method)
     start = process.point(1e-3).tau
     torch.testing.assert_close(found.nats, -data.log_prob(x, start), atol=1e-4, rtol=0)

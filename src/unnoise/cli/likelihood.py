@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,14 +20,15 @@ class LikelihoodForm:
     """-log2 of the probability that a run's model gives to images, in bits per dimension of their own grey levels.
 
     The flow gives a density, of images spread over the bins of their levels; continuous bounds it in continuous time,
-    bound along the chain of steps, importance by several trajectories of the chain together. RUN/likelihood.json keeps
-    the result of each method.
+    bound along the chain of steps, importance by several trajectories of the chain together, order-agnostic over all orders of
+    symbols that are masked. Points have a density, by the measure of their manifold: -log of it is told in nats.
+    RUN/likelihood.json keeps the result of each method.
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """A folder that `unnoise train` made."""
-    method: Literal["flow", "continuous", "bound", "importance"] = "flow"
-    """How it is computed, or bounded."""
+    method: Literal["flow", "continuous", "bound", "importance", "order-agnostic"] | None = None
+    """How it is computed, or bounded; by the flow if left out, or as suits the model's process."""
     data: str | None = None
     """Other data than the run's own."""
     split: Literal["held-out", "train"] = "held-out"
@@ -49,7 +51,7 @@ class LikelihoodForm:
     probes: int | None = None
     """flow: random probes for each image."""
     draws: int | None = None
-    """flow: dequantised images for each; continuous: noise levels for each."""
+    """flow: dequantised images for each; continuous: noise levels for each; order-agnostic: numbers of known symbols for each."""
     dequantise: Literal["uniform", "variational"] = "uniform"
     """flow: how a grey is spread over its bin: evenly, or as a small network learned that was trained for this, by its own
     bound on the train split, the first time it is asked for; RUN/dequantisers keeps it."""
@@ -76,16 +78,20 @@ def run(argv: list[str]) -> None:
         raise UsageProblem("--count and --batch-size must be 1 or more")
     if form.seed < 0:
         raise UsageProblem(f"--seed is {form.seed}, but a seed is 0 or more")
-    method = method_of(form)
+    from ..kinds import kind_of
     from ..model import Model
 
+    if form.method is not None:
+        method_of(form)  # options that it does not take are told before anything is read
     model = Model.load(form.run, form.weights, form.step)
+    form = replace(form, method=form.method or model.denoiser.process.likelihood)
+    method = method_of(form)
     data = images_of(model, form, form.split)
     if form.count > len(data):
-        raise UsageProblem(f"--count is {form.count:,}, but {data.name} ({form.split}) has {len(data):,} images")
+        raise UsageProblem(f"--count is {form.count:,}, but {data.name} ({form.split}) has {len(data):,} {data.kind}")
     method, dequantiser = dequantised(model, form, method)
     bits, parts, calls = measure(model, form, method, data)
-    result = summary(bits, parts, calls) | {
+    result = summary(bits, parts, calls, math.prod(model.spec.shape)) | {
         "method": describe(method), "data": data.name, "split": form.split, "seed": form.seed, "levels": model.spec.levels,
         "unlabelled": form.unlabelled, "run": model.source, "dequantiser": dequantiser,
     }  # fmt: skip
@@ -94,14 +100,24 @@ def run(argv: list[str]) -> None:
     if form.json:
         print_json(result)
         return
-    spread = "" if form.count == 1 else f" ± {result['standard_error']:.4f}"
-    images = f"{form.count:,} image{'' if form.count == 1 else 's'} of {data.name} ({form.split})"
-    print(f"{result['bits']:.4f}{spread} bits per dimension at most, {images}")
+    one = kind_of(model.spec).one
+    rows = f"{form.count:,} {one if form.count == 1 else data.kind} of {data.name} ({form.split})"
+    if data.kind == "points":
+        print(f"{_told(result, 'nats', form.count)} nats, {rows}, by the measure of {data.manifold}")
+    else:
+        dimension = "character" if data.kind == "text" else "dimension"
+        print(f"{_told(result, 'bits', form.count)} bits per {dimension} at most, {rows}")
     for part, value in result["parts"].items():
         print(f"  {part:<15}{value:9.4f}")
     if learned and dequantiser:
         print(f"  spread over their levels by a dequantiser of {dequantiser['steps']:,} steps in {dequantiser['path']}")
-    print(f"  {result['evaluations']:,.0f} evaluations an image; written to {form.run / 'likelihood.json'}")
+    each = f"{'an' if one[0] in 'aeiou' else 'a'} {one}"
+    print(f"  {result['evaluations']:,.0f} evaluations {each}; written to {form.run / 'likelihood.json'}")
+
+
+def _told(result: dict[str, Any], unit: str, count: int) -> str:
+    error = "standard_error" if unit == "bits" else f"standard_error_{unit}"
+    return f"{result[unit]:.4f}" + ("" if count == 1 else f" ± {result[error]:.4f}")
 
 
 def method_of(form: LikelihoodForm) -> Any:
@@ -110,7 +126,7 @@ def method_of(form: LikelihoodForm) -> Any:
 
     from ..likelihood import METHODS
 
-    kind = METHODS[form.method]
+    kind = METHODS[form.method or "flow"]
     known = {field.name for field in fields(kind)}
     given = {name: value for name in OPTIONS if (value := getattr(form, name)) is not None}
     for name in given:
@@ -131,8 +147,11 @@ def method_of(form: LikelihoodForm) -> Any:
 def dequantised(model: Any, form: LikelihoodForm, method: Any) -> tuple[Any, dict[str, Any] | None]:
     """The method with the dequantiser that was asked for, and what is known of that."""
     if form.dequantise == "uniform":
-        return method, {"name": "uniform"} if form.method == "flow" else None
-    from dataclasses import replace
+        return method, {"name": "uniform"} if form.method == "flow" and model.spec.kind == "images" else None
+    if model.spec.kind != "images":
+        raise UsageProblem(
+            f"grey levels are dequantised, and this model's data are {model.spec.kind}; leave --dequantise out"
+        )
 
     from ..dequantisation import dequantiser_of
 
@@ -175,12 +194,15 @@ def measure(model: Any, form: LikelihoodForm, method: Any, data: Any) -> tuple[A
     return torch.cat([f.bits for f in found]), parts, torch.cat([f.evaluations for f in found])
 
 
-def summary(bits: Any, parts: dict[str, Any], calls: Any) -> dict[str, Any]:
-    """Means over the images, and the standard error of the first."""
-    count = len(bits)
+def summary(bits: Any, parts: dict[str, Any], calls: Any, dimensions: int) -> dict[str, Any]:
+    """Means over the rows, and the standard error of the first two; nats are those of a whole row."""
+    count, in_nats = len(bits), dimensions * math.log(2)
+    error = float(bits.std() / count**0.5) if count > 1 else 0.0
     return {
         "bits": float(bits.mean()),
-        "standard_error": float(bits.std() / count**0.5) if count > 1 else 0.0,
+        "standard_error": error,
+        "nats": float(bits.mean()) * in_nats,
+        "standard_error_nats": error * in_nats,
         "count": count,
         "parts": {name: float(value.mean()) for name, value in parts.items()},
         "evaluations": float(calls.double().mean()),

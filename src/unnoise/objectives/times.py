@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageProblem
 from ..processes import Gaussian, Process
 from ..rng import Rng
 
@@ -49,6 +50,22 @@ class Uniform(Times):
 
     def density(self, process: Process, t: Tensor) -> Tensor:
         return torch.full_like(t, 1 / (1 - self.start))
+
+
+class LogUniform(Times):
+    """log t uniform between log start and 0: every octave of times is seen as often as every other."""
+
+    def __init__(self, start: float = 1e-3):
+        super().__init__()
+        if not 0 < start < 1:
+            raise UsageProblem(f"start is {start}, but must lie between 0 and 1")
+        self.start = start
+
+    def draw(self, process: Process, rng: Rng) -> Tensor:
+        return self.start ** (1 - rng.uniform())
+
+    def density(self, process: Process, t: Tensor) -> Tensor:
+        return -1 / (t * math.log(self.start))
 
 
 class UniformSteps(Times):
