@@ -13,6 +13,7 @@ from .preconditioning import DDPM, EDM, IDDPM, VDM, VE, VP, Blind, Preconditioni
 from .ratio import RatioDenoiser
 from .restorer import Restorer
 from .symbols import NextSymbols, Symbols
+from .tangent import Tangent
 from .velocity import VelocityDenoiser
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Raw",
     "Restorer",
     "Symbols",
+    "Tangent",
     "VelocityDenoiser",
     "clamped",
     "classifier_free",

@@ -8,6 +8,7 @@ from .bridge import BridgeMatching, HalfSteps
 from .classifier import WithClassifier
 from .consistency import Consistency
 from .crop import Cropped
+from .curved import HeatMatching, ImplicitMatching
 from .encoded import Encoded
 from .flip import Flipped
 from .matching import WEIGHTINGS, Matching
@@ -17,7 +18,17 @@ from .reconstruction import Criticised, Reconstruction
 from .restoration import Restoration
 from .score import Dequantised, Sliced
 from .score_entropy import ScoreEntropy
-from .times import Adaptive, HalfLogNormal, LogNormal, LossSecondMoment, Stratified, Times, Uniform, UniformSteps
+from .times import (
+    Adaptive,
+    HalfLogNormal,
+    LogNormal,
+    LogUniform,
+    LossSecondMoment,
+    Stratified,
+    Times,
+    Uniform,
+    UniformSteps,
+)
 from .velocity import VelocityMatching
 from .vlb import VLB
 from .weightings import (
@@ -37,8 +48,8 @@ from .weightings import (
 __all__ = [
     "ELBO", "P2", "VLB", "WEIGHTINGS", "Adaptive", "Adversarial", "Augmented", "Bound", "BridgeMatching", "Consistency",
     "Criticised", "Cropped", "Dequantised", "EDMLoss", "EDMMonotone", "Encoded", "Eps", "Flipped", "HalfLogNormal",
-    "HalfSteps", "Hybrid", "Implied", "LeftToRight", "LogNormal", "Loss", "LossSecondMoment", "Matching", "MinSNR",
-    "Objective", "OrderAgnostic", "Reconstruction", "Restoration", "ScoreEntropy", "Sigmoid", "Sliced", "Stratified", "Times",
-    "TruncatedSNR", "Uniform", "UniformSteps", "VelocityMatching", "Weighting", "WithClassifier", "balance",
-    "implied_weighting",
+    "HalfSteps", "HeatMatching", "Hybrid", "ImplicitMatching", "Implied", "LeftToRight", "LogNormal", "LogUniform", "Loss",
+    "LossSecondMoment", "Matching", "MinSNR", "Objective", "OrderAgnostic", "Reconstruction", "Restoration", "ScoreEntropy",
+    "Sigmoid", "Sliced", "Stratified", "Times", "TruncatedSNR", "Uniform", "UniformSteps", "VelocityMatching", "Weighting",
+    "WithClassifier", "balance", "implied_weighting",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from .chain import density_output, divergence, even_grid, gaussian_output
 from .coupled import Coupled, independent, joined, refitted, schroedinger
+from .curved import ExactScore, HeatMixture, ZonalMixture, uniform, von_mises_fisher
 from .flow import GaussianFlow
 from .mixture import Mixture, MixtureDenoiser, finite_set, gaussian
 from .sequences import Joint, MarkovChain, SequenceDenoiser, Sequences
@@ -9,7 +10,9 @@ from .trigrams import Trigrams
 
 __all__ = [
     "Coupled",
+    "ExactScore",
     "GaussianFlow",
+    "HeatMixture",
     "Joint",
     "MarkovChain",
     "Mixture",
@@ -17,6 +20,7 @@ __all__ = [
     "SequenceDenoiser",
     "Sequences",
     "Trigrams",
+    "ZonalMixture",
     "density_output",
     "divergence",
     "even_grid",
@@ -27,4 +31,6 @@ __all__ = [
     "joined",
     "refitted",
     "schroedinger",
+    "uniform",
+    "von_mises_fisher",
 ]
