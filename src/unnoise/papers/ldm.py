@@ -68,7 +68,11 @@ class FirstStage(Recipe):
         return space
 
     def objective(self, spec: Spec) -> Objective:
-        return Reconstruction() if self.critic is None else Criticised(spec.shape[0], self.critic)
+        if self.critic is None:
+            return Reconstruction()
+        if min(spec.shape[1:]) < 24:
+            raise UsageProblem("the critic looks at patches of larger images, 24 pixels a side or more; leave it out")
+        return Criticised(spec.shape[0], self.critic)
 
     def sampling(self) -> Sampling:
         raise UsageProblem("an autoencoder makes no samples by itself; train the prior of its latents")
@@ -121,7 +125,7 @@ class LDM(Recipe):
     eta: float = 0.0
     """0 samples deterministically, 1 as the chain does."""
     network: UNetOptions = UNetOptions(
-        channels=64, mult=(1, 2), blocks=1, attention=(1, 2), heads=4, transformer=1, resample="conv"
+        channels=64, mult=(1, 2), blocks=1, attention=(2,), heads=4, transformer=1, resample="conv"
     )
     training: Training = TRAINING
     vocabulary: Annotated[tuple[str, ...], Suppress] = ()
@@ -442,24 +446,24 @@ STEPS = 20
 
 def _first(lab, **options):
     """An autoencoder of one seed."""
-    training = replace(FIRST_TRAINING, steps=300, warmup=30, checkpoint_every=100)
+    training = replace(FIRST_TRAINING, steps=250, warmup=25, checkpoint_every=50)
     return lab.train(FirstStage(network=AutoencoderOptions(**options), training=training))
 
 
 def _prior(lab, steps, **options):
-    training = replace(TRAINING, steps=steps, checkpoint_every=200)
+    training = replace(TRAINING, steps=steps, batch_size=32, checkpoint_every=100)
     return lab.train(LDM(encoder="minilm", training=training, **options))
 
 
 def _latent(lab):
-    return _prior(lab, 1100, first_stage=str(_first(lab).path))
+    return _prior(lab, 1000, first_stage=str(_first(lab).path))
 
 
 def _in_pixels(lab):
     network = UNetOptions(
         channels=32, mult=(1, 2, 2), blocks=1, attention=(4,), heads=4, transformer=1, resample="conv"
     )
-    return _prior(lab, 400, pixels=True, network=network)
+    return _prior(lab, 460, pixels=True, network=network)
 
 
 def _pictures(lab):
