@@ -10,6 +10,7 @@ from unnoise.denoisers import Jumping, jump
 from unnoise.denoisers import preconditioning as pre
 from unnoise.errors import UsageProblem
 from unnoise.networks import UNetOptions
+from unnoise.networks.discriminator import DiscriminatorOptions
 from unnoise.objectives import Consistency, HalfLogNormal, LogNormal, Matching, balance
 from unnoise.objectives.consistency import inherit
 from unnoise.oracles import GaussianFlow, gaussian
@@ -131,7 +132,7 @@ def test_loss_of_exact_jumps_falls_with_the_teachers_error():
     parts = Consistency(gaussian(MEAN, 0.25).denoiser(PROCESS), flow, Karras(18), 5, None)
     gaps = []
     for steps in (40, 80):
-        estimate, target = parts.ends(flow, xt, t, s, s, steps, None)
+        estimate, target = parts.estimate(flow, xt, t, s, None), parts.aim(flow, xt, t, s, s, steps, None)
         gaps.append(float((estimate - target).norm()))
     assert math.log2(gaps[0] / gaps[1]) == pytest.approx(2, abs=0.1)
 
@@ -141,7 +142,7 @@ def test_gradient_flows_through_the_target_but_not_into_it():
     parts, pupil = objective(distance="l2"), student()
     t, u, s = (torch.full((6,), sigma / 80, dtype=torch.float64) for sigma in (10.0, 4.0, 0.5))
     xt = PROCESS.corrupt(images(), t, Rng.from_seeds(range(6)))
-    estimate, target = parts.ends(pupil, xt, t, u, s, 2, None)
+    estimate, target = parts.estimate(pupil, xt, t, s, None), parts.aim(pupil, xt, t, u, s, 2, None)
     assert estimate.requires_grad and not target.requires_grad
     (estimate - target).square().mean().backward()
     assert all(p.grad is None for p in parts.target.parameters()) and all(
@@ -166,8 +167,7 @@ def test_where_s_is_t_nothing_is_taught():
     parts, pupil = objective(distance="l2"), student()
     t = torch.full((6,), 2.0 / 80, dtype=torch.float64)
     xt = PROCESS.corrupt(images(), t, Rng.from_seeds(range(6)))
-    estimate, _ = parts.ends(pupil, xt, t, t, t, 1, None)
-    estimate.square().sum().backward()
+    parts.estimate(pupil, xt, t, t, None).square().sum().backward()
     assert float(pupil.network.head.weight.grad.abs().max()) == 0
 
 
@@ -191,6 +191,20 @@ def test_balance_in_closed_form():
     assert float(balance(first, 0 * second, w)) == 1e4
     with torch.no_grad():
         assert float(balance(5 * w.square(), w, w)) == 1
+
+
+def test_the_critic_has_a_turn_of_its_own_and_gives_the_student_its_gradient():
+    parts, pupil = objective(critic=DiscriminatorOptions(channels=8, mult=(1,)).build(1)), student()
+    assert parts.turns == ("critic", "denoiser")
+    judged = parts(pupil, images(), None, Rng.for_step(0, 2, range(6)), "critic")
+    judged.per_example.sum().backward()
+    assert all(p.grad is None for p in pupil.parameters())
+    assert any(bool(p.grad.any()) for p in parts.critic.parameters() if p.grad is not None)
+    assert {id(p) for p in parts.parameters_of(pupil, "critic")} == {id(p) for p in parts.critic.parameters()}
+    assert {id(p) for p in parts.parameters_of(pupil, "denoiser")} == {id(p) for p in pupil.parameters()}
+    loss = parts(pupil, images(), None, Rng.for_step(0, 2, range(6)))
+    pleased = loss.per_example - loss.terms["consistency"]
+    assert bool(torch.autograd.grad(pleased.sum(), pupil.network.head.weight)[0].any())
 
 
 # What is remembered

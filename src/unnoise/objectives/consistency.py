@@ -6,7 +6,8 @@ For t > u >= s, G the student's jumps, G^- those of its average, Solve the froze
 
 Both are brought to the end of time by the average, where a distance means the same at every s. No gradient flows into the
 target; in the estimate it flows through the average, whose weights stand still, to the student's jump. Since the share
-1 - s/t of g in G vanishes at s = t, the denoiser g(x_t, t, t) is taught besides by denoising (2310.02279).
+1 - s/t of g in G vanishes at s = t, the denoiser g(x_t, t, t) is taught besides by denoising (2310.02279). A critic that tells
+estimates from data may be a third to please, in a turn of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..denoisers import NetworkDenoiser, jump
@@ -55,6 +57,8 @@ class Consistency(Objective):
     anywhere   whether s is any level at or below u, or always the last (consistency distillation, 2303.01469)
     distance   a name of `DISTANCES`
     denoising  the loss on g(x_t, t, t); None for none
+    critic     critic(x, t) -> (batch,), above 0 where x looks like data, shown images and t = 0: estimates are to please it, by the
+               hinge loss, weighted as denoising is but from 0.01 to 10; None for none
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Consistency(Objective):
         anywhere: bool = True,
         distance: str = "huber",
         decay: float = 0.999,
+        critic: nn.Module | None = None,
     ):
         super().__init__()
         if distance not in DISTANCES:
@@ -81,7 +86,9 @@ class Consistency(Objective):
         self.teacher, self.target = teacher.requires_grad_(False), target.requires_grad_(False)
         self.grid, self.most, self.denoising = grid, 1 if horizon == "local" else most, denoising
         self.horizon, self.anywhere, self.decay = horizon, anywhere, decay
-        self.distance = DISTANCES[distance]
+        self.distance, self.critic = DISTANCES[distance], critic
+        if critic is not None:
+            self.turns = ("critic", "denoiser")
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Consistency:
@@ -92,7 +99,7 @@ class Consistency(Objective):
         return self
 
     def parameters_of(self, denoiser: Denoiser, turn: str) -> Iterable[nn.Parameter]:
-        return denoiser.parameters()
+        return denoiser.parameters() if turn == "denoiser" else self._judge().parameters()
 
     @torch.no_grad()
     def follow(self, denoiser: Denoiser) -> None:
@@ -120,25 +127,44 @@ class Consistency(Objective):
     def forward(self, denoiser: Denoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:
         t, u, s, steps = self.draw(denoiser.process, rng)
         xt = denoiser.process.corrupt(x0, t, rng)
-        estimate, target = self.ends(denoiser, xt, t, u, s, steps, cond)
-        loss = self.distance(estimate, target)
-        if self.denoising is None:
-            return Loss(loss)
-        denoising = self.denoising(denoiser, x0, cond, rng.spawn(1)).per_example
-        weight = balance(loss, denoising, last_layer(denoiser))
-        terms = {"consistency": loss, "denoising": denoising, "balance": weight.expand_as(loss)}
-        return Loss(loss + weight * denoising, terms)
+        if turn == "critic":
+            with torch.no_grad():
+                fake = self.estimate(denoiser, xt, t, s, cond)
+            true, false = self.looks(x0), self.looks(fake)
+            return Loss(F.relu(1 - true) + F.relu(1 + false), {"right": ((true > 0).float() + (false < 0).float()) / 2})
+        estimate = self.estimate(denoiser, xt, t, s, cond)
+        total = loss = self.distance(estimate, self.aim(denoiser, xt, t, u, s, steps, cond))
+        terms = {"consistency": loss}
+        if self.denoising is not None:
+            terms["denoising"] = self.denoising(denoiser, x0, cond, rng.spawn(1)).per_example
+            weight = balance(loss, terms["denoising"], last_layer(denoiser))
+            total, terms["balance"] = total + weight * terms["denoising"], weight.expand_as(loss)
+        if self.critic is not None:
+            displeasure = -self.looks(estimate)
+            total = total + balance(loss, displeasure, last_layer(denoiser), 0.01, 10.0) * displeasure
+        return Loss(total, terms)
 
-    def ends(
-        self, denoiser: Denoiser, xt: Tensor, t: Tensor, u: Tensor, s: Tensor, steps: int, cond: Cond
-    ) -> tuple[Tensor, Tensor]:
-        """Where the student's jump from t to s ends, and where the teacher's way to u and the student's from there does."""
-        end = torch.full_like(t, self.grid.times(denoiser.process)[-1])
-        estimate = jump(self.target, jump(denoiser, xt, t, s, cond), s, end, cond)
-        with torch.no_grad():
-            xu = Solved(self.teacher, steps, rho=self.grid.rho).jump(xt, t, u, cond)
-            target = jump(self.target, jump(denoiser, xu, u, s, cond), s, end, cond)
-        return estimate, target
+    def estimate(self, denoiser: Denoiser, xt: Tensor, t: Tensor, s: Tensor, cond: Cond) -> Tensor:
+        """Where the student's jump from t to s ends."""
+        return jump(self.target, jump(denoiser, xt, t, s, cond), s, self._end(denoiser, t), cond)
+
+    @torch.no_grad()
+    def aim(self, denoiser: Denoiser, xt: Tensor, t: Tensor, u: Tensor, s: Tensor, steps: int, cond: Cond) -> Tensor:
+        """Where the teacher's way to u and the student's jump from there to s end."""
+        xu = Solved(self.teacher, steps, rho=self.grid.rho).jump(xt, t, u, cond)
+        return jump(self.target, jump(denoiser, xu, u, s, cond), s, self._end(denoiser, t), cond)
+
+    def looks(self, x: Tensor) -> Tensor:
+        """The critic's opinion of images, (batch,)."""
+        return self._judge()(x, torch.zeros(len(x), device=x.device))
+
+    def _judge(self) -> nn.Module:
+        if self.critic is None:
+            raise UsageProblem("this objective has no critic; build it with one")
+        return self.critic
+
+    def _end(self, denoiser: Denoiser, t: Tensor) -> Tensor:
+        return torch.full_like(t, self.grid.times(denoiser.process)[-1])
 
 
 def last_layer(denoiser: Denoiser) -> nn.Parameter:

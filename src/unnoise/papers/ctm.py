@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from ..denoisers import Denoiser, Jumping, jump
 from ..denoisers import preconditioning as pre
 from ..errors import UsageProblem
 from ..networks import UNetOptions, published
+from ..networks.discriminator import DiscriminatorOptions
 from ..objectives import Consistency, HalfLogNormal, Matching
 from ..objectives.consistency import inherit
 from ..oracles import GaussianFlow, Mixture, gaussian
@@ -63,6 +64,9 @@ class CTM(Recipe):
     """Whether it learns jumps to every s; if not, to the end of time alone (consistency distillation)."""
     denoising: bool = True
     """Whether g(x_t, t, t) learns to denoise besides."""
+    adversary: bool = False
+    """Whether a critic, trained in turns, judges where jumps end."""
+    critic: DiscriminatorOptions = field(default_factory=DiscriminatorOptions)
     distance: Literal["huber", "l2"] = "huber"
     """How far apart two ends are. The paper's LPIPS needs a network trained on ImageNet."""
     target_decay: float = 0.95
@@ -180,6 +184,7 @@ class CTM(Recipe):
             self.anywhere,
             self.distance,
             self.target_decay,
+            self.critic.build(spec.shape[0]) if self.adversary else None,
         )
 
     def sampling(self) -> Sampling:
@@ -246,10 +251,9 @@ def loss_of_exact_jumps():
     class Exact(Consistency):
         """With a teacher that needs no solver."""
 
-        def ends(self, denoiser, xt, t, u, s, steps, cond):
-            end = torch.full_like(t, 0.002 / 80)
+        def aim(self, denoiser, xt, t, u, s, steps, cond):
             near = jump(flow, jump(flow, xt, t, u), u, s)
-            return jump(flow, jump(denoiser, xt, t, s), s, end), jump(flow, near, s, end)
+            return jump(flow, near, s, torch.full_like(t, 0.002 / 80))
 
     objective = Exact(flow, flow, Karras(18), 17, None, distance="l2")
     x0 = gaussian(*DATA).sample(rng := Rng.for_step(0, 0, range(64)))
