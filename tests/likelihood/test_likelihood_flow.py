@@ -14,7 +14,7 @@ from unnoise.errors import Problem, UsageProblem
 from unnoise.laws import Estimate
 from unnoise.likelihood import Flow, flow_nats, likelihood
 from unnoise.likelihood.clock import clock
-from unnoise.likelihood.flow import guess_and_divergence
+from unnoise.likelihood.flow import velocity_and_divergence
 from unnoise.networks import MLPOptions
 from unnoise.oracles import gaussian
 from unnoise.processes import DCT, Gaussian, Process
@@ -126,20 +126,20 @@ def test_hutchinson_is_unbiased_and_more_probes_are_quieter(kind):
 
 
 def test_divergence_of_a_network():
-    """Against the whole Jacobian, weighted; through the preconditioning and float32."""
+    """Against the whole Jacobian of the flow, through the preconditioning."""
     network = MLPOptions(width=16, depth=2).build(2)
     with torch.no_grad():
         for i, p in enumerate(network.parameters()):
             p.copy_(0.3 * toys.normal(*p.shape, seed=i))
     process = toys.process("linear VP")
     denoiser = NetworkDenoiser(network.double(), process, Raw("eps"))
-    x, t, weight = toys.normal(3, 2), torch.tensor([0.2, 0.5, 0.9]).double(), toys.normal(3, 2, seed=5)
-    guess, divergence = guess_and_divergence(denoiser, x, t, None, weight, None)
+    x, t = toys.normal(3, 2), torch.tensor([0.2, 0.5, 0.9]).double()
+    flow = lambda x, t: process.velocity(x, denoiser(x, t).mean, t)  # noqa: E731
+    velocity, divergence = velocity_and_divergence(denoiser, x, t, process.with_derivatives(t, x), None, None)
     for i in range(3):
-        jacobian = torch.autograd.functional.jacobian(lambda v, i=i: denoiser(v, t[i : i + 1]).mean, x[i : i + 1])
-        expected = (weight[i] * jacobian.reshape(2, 2).diagonal()).sum()
-        assert float(divergence[i]) == pytest.approx(float(expected), rel=1e-9)
-    torch.testing.assert_close(guess, denoiser(x, t).mean)
+        jacobian = torch.autograd.functional.jacobian(lambda v, i=i: flow(v, t[i : i + 1]), x[i : i + 1])
+        assert float(divergence[i]) == pytest.approx(float(jacobian.reshape(2, 2).trace()), rel=1e-9)
+    torch.testing.assert_close(velocity, flow(x, t))
 
 
 def test_batch_order_and_seeds():

@@ -119,8 +119,20 @@ def test_it_comes_to_rest(name):
     rest = process.equilibrium
     flow, noise = process.flow(double(0.7)), process.noise(double(0.7))
     torch.testing.assert_close(flow @ rest @ flow.T + noise, rest, rtol=1e-12, atol=1e-13)
-    end = process.noise(double(40.0 if name == "underdamped" else 10.0))
-    torch.testing.assert_close(end, rest, rtol=1e-4, atol=1e-4)
+    end = process.noise(double(60.0))
+    torch.testing.assert_close(end, rest, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_stretches_of_any_length_compose(name):
+    """N(a + b) = N(b) + Phi(b) N(a) Phi(b)^T, on both sides of where the quadrature ends."""
+    process = PROCESSES[name]
+    for a, b in ((1e-4, 2e-4), (0.3, 0.9), (1.0, 1.5), (3.0, 0.01), (5.0, 7.0)):
+        a, b = double(a), double(b)
+        for drift in (None, process.returning):
+            flow = process.flow(b, drift)
+            whole = process.noise(b, drift) + flow @ process.noise(a, drift) @ flow.T
+            torch.testing.assert_close(process.noise(a + b, drift), whole, rtol=1e-10, atol=1e-14)
 
 
 def test_at_rest_x_and_v_are_independent():

@@ -86,7 +86,7 @@ def walk(process, steps, top=0.9, low=0.25):
 )
 @pytest.mark.parametrize("name", PROCESSES)
 def test_weak_order(name, step, draws, order):
-    process, counts, errors = PROCESSES[name], (40, 80, 160), []
+    process, counts, errors = PROCESSES[name], (80, 160, 320), []
     mean, covariance = truth(process, process.point(0.25))
     for steps in counts:
         m, v = output(process, step, walk(process, steps), draws)
@@ -122,28 +122,28 @@ def mixture():
 
 
 @pytest.mark.parametrize("step", [Euler(), DDIM(), Heun(), Heun(a=0.5), EulerMaruyama(0.0)], ids=str)
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", ["critical", "beta that grows"])
 def test_order_along_the_flow(name, step):
-    """Of steps without noise, on a mixture, beside RK45 to 1e-11. DDIM's flow is another one, its own limit's."""
+    """Of steps without noise, on a mixture, beside RK45 to 1e-9. DDIM's flow is another one, its own limit's."""
     process = PROCESSES[name]
     denoiser = mixture().denoiser(process)
-    start = process.marginal(mixture().sample(Rng.from_seeds(range(20))), process.point(0.9)).sample(
-        Rng.from_seeds(range(20))
+    start = process.marginal(mixture().sample(Rng.from_seeds(range(6))), process.point(0.9)).sample(
+        Rng.from_seeds(range(6))
     )
 
     def run(step, points):
-        return sample(denoiser, step, lambda _: points, (20, 2), start=start, dtype=torch.float64)
+        return sample(denoiser, step, lambda _: points, (6, 2), start=start, dtype=torch.float64)
 
     if isinstance(step, DDIM):
         limit = 2 * run(step, walk(process, 1280)) - run(step, walk(process, 640))
     else:
-        limit = run(RK45(atol=1e-11, rtol=1e-11), process.points([0.9, 0.25]))
+        limit = run(RK45(atol=1e-9, rtol=1e-9), process.points([0.9, 0.25]))
     counts = (40, 80, 160)
     errors = [float((run(step, walk(process, n)) - limit).square().mean().sqrt()) for n in counts]
     assert slope(errors, counts) == pytest.approx(step.order, abs=0.2), errors
 
 
-COUNT = 3000
+COUNT = 2000
 WALKS = {
     "sscs": (SSCS(), Quadratic(120, end=1e-3)),
     "sscs of second order": (SSCS(2), Quadratic(60, end=1e-3)),
@@ -169,8 +169,10 @@ class Together(Rng):
         return torch.randn(self.batch, *event, generator=self.source, dtype=torch.float64).to(dtype)
 
 
-@pytest.mark.parametrize("name", WALKS)
-@pytest.mark.parametrize("process", [DAMPED, THIRD, CriticallyDamped(floor=1e-9)], ids=["critical", "third", "floor"])
+FLOORED = CriticallyDamped(floor=1e-9)
+
+
+@pytest.mark.parametrize("process, name", [*((FLOORED, name) for name in WALKS), (THIRD, "sscs"), (THIRD, "heun")])
 def test_the_data_come_back(process, name):
     """From the prior to the data: mean and covariance within 5 standard errors of the mixture's."""
     data, (step, grid) = mixture(), WALKS[name]
@@ -184,7 +186,7 @@ def test_the_data_come_back(process, name):
 
 @pytest.mark.parametrize("step", [SSCS(), SSCS(2), Euler(), Heun(), EulerMaruyama(), Ancestral(), DDIM()], ids=str)
 def test_seeds_types_ranks_and_evaluations(step):
-    for event in ((), (3,), (1, 4, 4)):
+    for event in ((3,), (2, 3), (1, 4, 4)):
         denoiser = gaussian(torch.zeros(event).double(), 0.25).denoiser(DAMPED)
         whole = sample(denoiser, step, Quadratic(6, end=0.01), (4, *event), rng=Rng.from_seeds([7, 1, 2, 3]))
         assert whole.shape == (4, *event) and whole.dtype == torch.float32

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..denoisers.denoiser import Cond, Denoiser
 from ..errors import UsageProblem, unknown
-from ..processes import Curved, Gaussian, Jump
+from ..processes import Curved, Gaussian, Jump, LinearSDE
 from ..processes.gaussian import CLEAN, Point
 from ..rng import Rng
 from ..samplers import Ancestral, Integers
@@ -152,6 +152,10 @@ class Chain(Method):
         total = getattr(getattr(process, "schedule", process), "steps", None)
         if total is not None:
             return Integers(self.steps or total)(process)
+        if isinstance(process, LinearSDE):
+            raise UsageProblem(
+                f"the chain of a {type(process).__name__} process ends at the data exactly, with no decoder; take --method flow"
+            )
         if not isinstance(process, Gaussian):
             return UniformGrid(self.steps or 100)(process)
         ticking = clock(process, None, "chain")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageProblem
-from ..processes import Gaussian, Process
+from ..processes import Gaussian, LinearSDE, Process
 from ..processes.gaussian import Point
 from ..scalars import column
 
@@ -28,7 +29,7 @@ class Clock:
     time of a log-SNR can cost more than a network.
     """
 
-    process: Gaussian
+    process: Gaussian | LinearSDE
     low: float
     high: float
     knots: tuple[Tensor, Tensor] | None = None
@@ -45,10 +46,10 @@ class Clock:
         bump, between = v * (1 - v), (1 - v) * a + v * b
         return times[i] + v * rise + bump * between, n * (rise + (1 - 2 * v) * between + bump * (b - a))
 
-    def at(self, u: Tensor, x: Tensor) -> tuple[Tensor, Point, Tensor]:
+    def at(self, u: Tensor, x: Tensor) -> tuple[Tensor, Any, Tensor]:
         """t, its point for states x, and dt/du, for u of shape (batch,)."""
         t, slope = self.time(u)
-        point = self.process.with_derivatives(t, x)
+        point: Any = self.process.with_derivatives(t, x)
         return t, point, column(slope, x)
 
 
@@ -92,3 +93,16 @@ def clock(process: Process, start: float | None, what: str) -> Clock:
     with torch.no_grad():
         low, high = schedule.time(wanted).clamp(0, 1).tolist()
     return _even_in_log_snr(process, low if start is None else start, 1.0 if most == noise.ratio else high)
+
+
+def flow_clock(process: Process, start: float | None) -> Clock:
+    """As `clock`; of a linear SDE, even in log t from where what a state says of the data is as sharp."""
+    if not isinstance(process, LinearSDE):
+        return clock(process, start, "probability flow")
+    if start is not None and not 0 < start < 1:
+        raise UsageProblem(f"start is {start}, but must lie between 0 (data) and 1 (noise)")
+    if start is None:
+        times = torch.logspace(-6, 0, 601, dtype=torch.float64)
+        start = float(times[(process.kernel(times).snr > LEAST_RATIO**-2).sum().clamp(max=600)])
+    u = torch.linspace(0, 1, 2001, dtype=torch.float64)
+    return Clock(process, start, 1.0, (start ** (1 - u), -math.log(start) * start ** (1 - u)))

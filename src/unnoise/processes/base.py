@@ -106,3 +106,12 @@ class Diffusion(Process):
     def diffusion(self, t, xt: Tensor) -> Scalar:
         """g, which broadcasts against the state."""
         raise NotImplementedError
+
+    def expansion(self, t, xt: Tensor) -> Tensor:
+        """The divergence of `velocity` in x_t, where the guess is held: (batch,)."""
+        raise NotImplementedError
+
+    def opening(self, x: Tensor, t, rng: Rng) -> tuple[Tensor, Tensor]:
+        """A state at t (near data) that says x of the data, and log of the density by which it is divided: -log p(x) is at most
+        the mean of log_q - log p(state), (batch,)."""
+        raise NotImplementedError

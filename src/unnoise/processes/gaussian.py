@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageProblem
-from ..laws import Normal
+from ..laws import Normal, sum_event
+from ..rng import Rng
 from ..scalars import Scalar, column, combine, expm1, log, plus, sqrt, times
 from ..schedules import Schedule
 from .base import Diffusion
@@ -185,3 +186,13 @@ class Gaussian(Diffusion, Generic[S]):
         """g of dx = f dt + g dw: g^2 = 2 sigma (sigma' - sigma alpha'/alpha)."""
         t = self.with_derivatives(t, xt)
         return sqrt(2 * t.sigma * (t.dsigma - t.sigma * t.dalpha / t.alpha))
+
+    def expansion(self, t: Tensor | Point, xt: Tensor) -> Tensor:
+        point = self.with_derivatives(t, xt)
+        return sum_event(torch.as_tensor(point.dsigma / point.sigma, dtype=torch.float64).expand_as(xt))
+
+    def opening(self, x: Tensor, t: Point, rng: Rng) -> tuple[Tensor, Tensor]:
+        """alpha x, of data blurred by sigma/alpha."""
+        state = times(t.alpha, self.state(x.double()))
+        stretch = torch.as_tensor(t.alpha, dtype=torch.float64, device=x.device).log()
+        return state, -sum_event(stretch.expand_as(state))

@@ -14,6 +14,7 @@ N is a sum of positive terms (Gauss-Legendre): it keeps all its digits however s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,9 +25,10 @@ from torch import Tensor
 
 from ..errors import UsageProblem
 from ..laws import Correlated, mixed
+from ..rng import Rng
 from .base import Diffusion
 
-NODES = 32
+NODES, LONG = 32, 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +109,14 @@ class LinearSDE(Diffusion):
         return torch.matrix_exp((self.drift if drift is None else drift) * clock[..., None, None])
 
     def noise(self, clock: Tensor, drift: Tensor | None = None) -> Tensor:
-        """N(B) = int_0^B e^{A r} Q e^{A^T r} dr."""
+        """N(B) = int_0^B e^{A r} Q e^{A^T r} dr; of a long stretch, what is missing from rest, S - Phi S Phi^T."""
         nodes, weights = (torch.from_numpy(a).to(clock) for a in np.polynomial.legendre.leggauss(NODES))
-        moved = self.flow(clock[..., None] * (1 + nodes) / 2, drift)
+        long = clock * torch.linalg.matrix_norm(self.drift) > LONG
+        moved = self.flow(clock.masked_fill(long, 0.0)[..., None] * (1 + nodes) / 2, drift)
         added = torch.einsum("n,...nij,jk,...nlk->...il", weights / 2, moved, self.spread, moved)
-        return added * clock[..., None, None]
+        flow = self.flow(clock, drift)
+        left = self.equilibrium - flow @ self.equilibrium @ flow.mT
+        return torch.where(long[..., None, None], left, added * clock[..., None, None])
 
     @cached_property
     def equilibrium(self) -> Tensor:
@@ -129,12 +134,13 @@ class LinearSDE(Diffusion):
     # Times.
 
     def kernel(self, t: Tensor) -> Kernel:
-        """Of times of any shape."""
+        """Of times (n,), or of one; computed once for each that differs."""
+        times, place = t.unique(return_inverse=True)
         low, high = self.beta
-        clock = t * (low + (high - low) * t / 2)
+        clock = times * (low + (high - low) * times / 2)
         flow = self.flow(clock)
         covariance = flow @ self.start.to(t) @ flow.mT + self.noise(clock)
-        return Kernel(t, clock, low + (high - low) * t, flow[..., 0], covariance)
+        return Kernel(t, clock[place], low + (high - low) * t, flow[..., 0][place], covariance[place])
 
     def points(self, times: Sequence[float] | Tensor) -> list[Kernel]:
         t = torch.as_tensor(times, dtype=torch.float64)
@@ -145,6 +151,8 @@ class LinearSDE(Diffusion):
     def at(self, t: Tensor | Kernel, x: Tensor | None = None) -> Kernel:
         """The kernel at times t (batch,); a point is passed through."""
         return t if isinstance(t, Kernel) else self.kernel(t.double())
+
+    with_derivatives = at  # beta is there already
 
     # Laws.
 
@@ -223,3 +231,16 @@ class LinearSDE(Diffusion):
         """g = (beta Q)^(1/2), 0 for the parts that no noise enters."""
         g = (self.at(t).beta[..., None] * self.spread.diagonal()).sqrt()
         return g.reshape(*g.shape[:-1], *[1] * (2 - g.ndim), g.shape[-1], *[1] * (xt.ndim - 2))
+
+    def expansion(self, t: Tensor | Kernel, xt: Tensor) -> Tensor:
+        point = self.at(t)
+        trace = (self.drift + self.spread @ point.precision / 2).diagonal(dim1=-2, dim2=-1).sum(-1)
+        return (point.beta * trace * xt[0, 0].numel()).expand(len(xt))
+
+    def opening(self, x: Tensor, t: Kernel, rng: Rng) -> tuple[Tensor, Tensor]:
+        """What the auxiliary variables may be where u_t says x of the data, drawn; of data blurred by snr^(-1/2)."""
+        law = self.marginal(x.double(), t)
+        drawn = law.sample(rng)
+        y, std = self.observation(drawn, t)
+        state = drawn + _along(t.gain, x.double() - y)
+        return state, law.log_prob(state) + x[0].numel() * (std.log() + 0.5 * math.log(2 * math.pi))
