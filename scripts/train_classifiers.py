@@ -19,8 +19,9 @@ from rich.progress import track
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from unnoise.data import load
+from unnoise.data import DataSet, load, to_uint8
 from unnoise.disk import write_file
+from unnoise.mel import SPEECH, picture
 from unnoise.metrics.classifiers import WEIGHTS, Classifier
 from unnoise.metrics.images import to_float
 from unnoise.rng import stream
@@ -47,6 +48,7 @@ class Recipe:
 RECIPES = {
     "fashion-mnist": Recipe(("fashion-mnist",), epochs=30, flip=True, shift=1),
     "digits": Recipe(("digits",), epochs=60, flip=False, shift=1),
+    "spoken-digits": Recipe(("spoken-digits",), epochs=60, flip=False, shift=3, widths=(16, 32, 64, 64)),
     "emoji": Recipe(("emoji-twitter", "emoji-google"), epochs=60, flip=True, shift=2),
 }
 
@@ -88,10 +90,17 @@ def train(images: Tensor, labels: Tensor, classes: int, recipe: Recipe, name: st
     return network.eval().requires_grad_(False)
 
 
+def pictures(data: DataSet) -> Tensor:
+    """The images of a set, uint8; of sounds, their mel spectrograms."""
+    if data.kind == "sound":
+        return to_uint8(picture(SPEECH(data.batch(range(len(data))).x)))
+    return data.images()
+
+
 def together(names: tuple[str, ...], split: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Images uint8, labels, and class names of one split of several data sets of the same classes."""
     sets = [load(name, split) for name in names]
-    return torch.cat([s.images() for s in sets]), torch.cat([s.labels for s in sets]), sets[0].classes
+    return torch.cat([pictures(s) for s in sets]), torch.cat([s.labels for s in sets]), sets[0].classes
 
 
 def fingerprint(images: Tensor, labels: Tensor) -> str:

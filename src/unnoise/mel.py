@@ -65,10 +65,11 @@ class Mel:
         return samples // self.hop + 1
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(..., samples) in [-1, 1], a channel's axis of one included or not -> (..., bands, frames), float32."""
+        """(..., 1, samples) in [-1, 1] -> (..., bands, frames), float32."""
         if not self.rate:
             raise UsageProblem("a mel spectrogram depends on the rate of the sound; give `rate`, in Hz")
-        x = x[..., 0, :] if x.ndim > 1 and x.shape[-2] == 1 else x
+        if x.ndim < 2 or x.shape[-2] != 1:
+            raise UsageProblem(f"a mel spectrogram is that of one channel, (..., 1, samples), not of {tuple(x.shape)}")
         if x.shape[-1] <= self.window // 2:
             raise UsageProblem(f"a sound of {x.shape[-1]} samples is shorter than half a window of {self.window}")
         window = torch.hann_window(self.window, device=x.device)
@@ -78,7 +79,7 @@ class Mel:
         size = torch.stft(flat, self.window, self.hop, window=window, pad_mode="reflect", return_complex=True).abs()
         heard = (filters(self).to(x.device) @ size).clamp(min=QUIET)
         heard = heard.log() if self.scale == "log" else ((20 * heard.log10() + 80) / 100).clamp(0, 1)
-        return heard.reshape(*x.shape[:-1], *heard.shape[1:])
+        return heard.reshape(*x.shape[:-2], *heard.shape[1:])
 
 
 def to_mel(hertz: Tensor, scale: Scale) -> Tensor:

@@ -24,7 +24,9 @@ def script():
 
 def test_the_shipped_files_are_those_of_the_manifest(script):
     manifest = json.loads((SHIPPED / "manifest.json").read_text())
-    made = {p.relative_to(SHIPPED).as_posix() for p in SHIPPED.rglob("*.*") if p.suffix in (".png", ".json", ".bz2")}
+    made = {
+        p.relative_to(SHIPPED).as_posix() for p in SHIPPED.rglob("*.*") if p.suffix in (".png", ".json", ".bz2", ".npz")
+    }
     assert made == {*manifest, "manifest.json"}
     for name, hashes in manifest.items():
         file = (SHIPPED / name).read_bytes()

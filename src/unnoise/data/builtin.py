@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import points, text
+from . import points, sound, text
 from .dataset import DataSet, Facts
 from .splits import held_out
 
@@ -134,6 +134,7 @@ BUILTIN = {
             lambda split: _emoji("twitter", split),
         ),
         BuiltIn(_emoji_facts("google", "Apache-2.0", "Noto Emoji (Google LLC)"), lambda split: _emoji("google", split)),
+        BuiltIn(sound.WORDS, open=sound.spoken_digits),
         BuiltIn(text.SPEECHES, open=lambda split, size: text.load(text.SPEECHES.name, split, size)),
         *(BuiltIn(facts, open=partial(points.built_in, name)) for name, (facts, _) in points.BUILT_IN.items()),
     )

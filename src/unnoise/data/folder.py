@@ -16,6 +16,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +30,8 @@ from .splits import held_out
 HELD_OUT = ("held-out", "validation", "valid", "val", "dev", "test")  # the first that exists
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Relative paths of the images below `root`; links are followed, each real folder once."""
+def walk(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Path]:
+    """Relative paths of the files of these endings below `root`; links are followed, each real folder once."""
     seen = set()
 
     def refuse(error: OSError):
@@ -44,13 +45,14 @@ def _walk(root: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
         for file in files:
-            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
+            if file.lower().endswith(suffixes) and not file.startswith("."):
                 yield Path(os.path.relpath(os.path.join(here, file), root))
 
 
-def _caption(image: Path) -> str | None:
+def caption(file: Path) -> str | None:
+    """The text beside a file."""
     try:
-        return " ".join(image.with_suffix(".txt").read_text(encoding="utf-8-sig", errors="replace").split())
+        return " ".join(file.with_suffix(".txt").read_text(encoding="utf-8-sig", errors="replace").split())
     except FileNotFoundError:
         return None
 
@@ -65,6 +67,28 @@ def _split(paths: list[Path]) -> tuple[np.ndarray, int, str]:
     return held_out(keys), 0, "one in ten, by the sha256 of the relative path"
 
 
+class Division(NamedTuple):
+    """The files that belong to either split: whether each is held out, the rule in words, the folder that labels it, and the
+    classes where there are two or more."""
+
+    paths: list[Path]
+    out: np.ndarray
+    rule: str
+    kinds: list[str | None]
+    classes: tuple[str, ...] | None
+
+
+def divide(paths: list[Path]) -> Division:
+    """Splits and labels of relative paths."""
+    out, level, rule = _split(paths)
+    if level:  # other top folders ("test" beside "validation") belong to neither split
+        keep = [out[i] or path.parts[0] == "train" for i, path in enumerate(paths)]
+        paths, out = [p for p, k in zip(paths, keep, strict=True) if k], out[keep]
+    kinds = [path.parts[level] if len(path.parts) > level + 1 else None for path in paths]
+    classes = tuple(sorted({kind for kind in kinds if kind is not None}))
+    return Division(paths, out, rule, kinds, classes if len(classes) > 1 else None)
+
+
 def load(folder: str | Path, split: str, *, size: Size | None = None, channels: int | None = None) -> DataSet:
     """The images of a folder. Raises `Problem` or `UsageProblem` when it is missing, empty, or of mixed sizes."""
     wanted, channels = check_options(size, channels)
@@ -73,26 +97,21 @@ def load(folder: str | Path, split: str, *, size: Size | None = None, channels: 
         raise Problem(f"there is no folder {root}; give the path of a folder of images")
     if not root.is_dir():
         raise Problem(f"{root} is a file; give the path of a folder of images")
-    paths = sorted(_walk(root), key=lambda path: path.as_posix())
+    paths = sorted(walk(root), key=lambda path: path.as_posix())
     if not paths:
         raise Problem(f"there is no image in {root} ({', '.join(SUFFIXES)} are looked for); put some there")
 
-    out, level, rule = _split(paths)
-    if level:  # other top folders ("test" beside "validation") belong to neither split
-        keep = [out[i] or path.parts[0] == "train" for i, path in enumerate(paths)]
-        paths, out = [p for p, k in zip(paths, keep, strict=True) if k], out[keep]
-    kinds = [path.parts[level] if len(path.parts) > level + 1 else None for path in paths]
-    classes = tuple(sorted({kind for kind in kinds if kind is not None}))
+    paths, out, rule, kinds, classes = divide(paths)
     shape = settle(lambda: (header(root / p, str(root / p)) for p in paths), str(root), wanted, channels)
 
-    texts = [_caption(root / path) for path in paths]
+    texts = [caption(root / path) for path in paths]
     has_captions = any(text is not None for text in texts)
 
     rows = np.flatnonzero(out == (split == "held-out"))
     if not len(rows):
         raise Problem(f"{root} holds {len(paths)} image, too few to hold one out; add some")
     paths, kinds = [paths[i] for i in rows], [kinds[i] for i in rows]
-    labels = torch.tensor([-1 if k is None else classes.index(k) for k in kinds]) if len(classes) > 1 else None
+    labels = torch.tensor([-1 if k is None else classes.index(k) for k in kinds]) if classes else None
 
     described = "\n".join(f"{p.as_posix()} {(root / p).stat().st_size}" for p in paths)
     facts = Facts(
@@ -103,7 +122,7 @@ def load(folder: str | Path, split: str, *, size: Size | None = None, channels: 
         rule=rule,
         licence="as the owner of the folder says",
         source=str(root.resolve()),
-        classes=classes if len(classes) > 1 else None,
+        classes=classes,
         captions=has_captions,
     )
     return DataSet(

@@ -61,21 +61,22 @@ def pool() -> ThreadPoolExecutor:
 
 
 class Lazy:
-    """`count` images of one shape; `decode(i)` gives image i as a uint8 array of that shape, from any thread.
+    """`count` rows of one shape; `decode(i)` gives row i as an array of that shape and type, from any thread.
 
-    Decoded images are kept when all of them fit in `cache_bytes`.
+    Decoded rows are kept when all of them fit in `cache_bytes`.
     """
 
     def __init__(
         self,
         count: int,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         decode: Callable[[int], np.ndarray],
         cache_bytes: int = CACHE_BYTES,
+        dtype: torch.dtype = torch.uint8,
     ):
-        self.shape, self._count, self._decode = shape, count, decode
-        fits = count * int(np.prod(shape)) <= cache_bytes
-        self._kept = torch.empty(count, *shape, dtype=torch.uint8) if fits else None
+        self.shape, self._count, self._decode, self.dtype = tuple(shape), count, decode, dtype
+        fits = count * int(np.prod(shape)) * dtype.itemsize <= cache_bytes
+        self._kept = torch.empty(count, *shape, dtype=dtype) if fits else None
         self._have = torch.zeros(count, dtype=torch.bool)
 
     def __len__(self) -> int:
@@ -91,7 +92,7 @@ class Lazy:
 
     def take(self, indices: Tensor) -> Tensor:
         if self._kept is None:
-            out = torch.empty(len(indices), *self.shape, dtype=torch.uint8)
+            out = torch.empty(len(indices), *self.shape, dtype=self.dtype)
             self._decode_into(out, list(range(len(indices))), indices.tolist())
             return out
         missing = indices[~self._have[indices]].unique()

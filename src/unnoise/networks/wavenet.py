@@ -108,13 +108,13 @@ class WaveNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: dict[str, Tensor] | None = None) -> Tensor:
         time, label, mel = self.told(x, t, cond or {})
-        h = F.relu(self.stem(x))
+        h = F.relu(lined(self.stem(x[:, :, None])))
         total: Tensor | float = 0.0
         for layer in self.layers:
             h, skip = layer(h, time, label, mel)
             total = total + skip
         h = F.relu(self.last(total * len(self.layers) ** -0.5))
-        return self.head(h)
+        return self.head(h)[:, :, 0]
 
     def told(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Vectors of the time and the label, and the mel spectrogram, stretched if one serves all layers."""
@@ -133,7 +133,7 @@ class WaveNet(nn.Module):
             h = F.silu(self.outer(F.silu(self.inner(h))))
             vector = None if self.labels is None else self.labels(label, len(t))
         if mel is not None and self.upsampler is not None:
-            mel = self.upsampler(mel, x.shape[2])
+            mel = lined(self.upsampler(mel, x.shape[2])[:, :, None])
         return h, vector, mel
 
 
@@ -152,12 +152,14 @@ class Layer(nn.Module):
         self.residual, self.skip = Conv(c, c, norm=norm), Conv(c, c, norm=norm)
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None, mel: Tensor | None) -> tuple[Tensor, Tensor]:
-        seen = x + self.time(time)[:, :, None].to(x.dtype)
+        seen = x + self.time(time)[:, :, None, None].to(x.dtype)
         h = self.dilated(seen)
         if self.label is not None and label is not None:
-            h = h + self.label(label[:, :, None])
+            h = h + self.label(label[:, :, None, None])
         if self.mel is not None and mel is not None:
-            h = h + self.mel(mel if self.upsampler is None else self.upsampler(mel, x.shape[2]))
+            if self.upsampler is not None:
+                mel = lined(self.upsampler(mel, x.shape[3])[:, :, None])
+            h = h + self.mel(mel)
         up, gate = h.chunk(2, dim=1)
         g = up.tanh() * gate.sigmoid()
         kept = seen if self.with_time else x
@@ -165,7 +167,11 @@ class Layer(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution along time that keeps the length, of 1 tap or 3, with weight normalisation or without."""
+    """A convolution along time that keeps the length, of 1 tap or 3, with weight normalisation or without.
+
+    Sounds are images of height 1 here, (batch, channels, 1, samples), in `channels_last`: on a CPU that is a third quicker than
+    convolutions of one dimension.
+    """
 
     def __init__(self, inputs: int, outputs: int, taps: int = 1, dilation: int = 1, norm: bool = True):
         super().__init__()
@@ -181,7 +187,7 @@ class Conv(nn.Module):
         return normed(self.weight, self.size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv1d(x, self.kernel(), self.bias, padding=self.reach, dilation=self.dilation)
+        return F.conv2d(x, self.kernel()[:, :, None], self.bias, padding=(0, self.reach), dilation=(1, self.dilation))
 
 
 class Upsampler(nn.Module):
@@ -216,6 +222,11 @@ class Growing(nn.Module):
         f = 10.0 ** (torch.arange(self.pairs, device=t.device) * 4.0 / (self.pairs - 1)).to(t.dtype)
         rows = [torch.cat([(at * f).sin(), (at * f).cos()], 1) for at in (t.floor()[:, None], t.ceil()[:, None])]
         return torch.lerp(rows[0], rows[1], (t - t.floor())[:, None])
+
+
+def lined(x: Tensor) -> Tensor:
+    """The same numbers, the channels of a sample side by side."""
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def normed(weight: Tensor, size: Tensor | None) -> Tensor:
