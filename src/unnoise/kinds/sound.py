@@ -15,7 +15,7 @@ from ..disk import write_whole
 from ..figures import draw
 from .kind import About, Kind
 
-SHOWN = 5  # sounds on the sheet
+SHOWN, MOST, LINES = 5, 10, 2  # sounds on a line of the sheet, at most so many; lines
 
 
 class Sound(Kind):
@@ -32,14 +32,18 @@ class Sound(Kind):
     def finish(self, x: Tensor, about: About) -> Tensor:
         return (x.float() * 32768).round().clamp(-32768, 32767).to(torch.int16)
 
-    def numbers(self, stored: Tensor, about: About) -> Tensor:
-        """The mean and the deviation over time of each of 40 bands of the log-mel spectrogram: when it is made is not heard."""
+    def heard(self, stored: Tensor, about: About) -> Tensor:
+        """Log-mel spectrograms of 40 bands, (count, 40, frames), by windows of about a thirtieth of a second."""
         from ..mel import Mel
 
         rate = about.rate or 16_000
-        window = max(64, 1 << round(math.log2(rate / 32)))
-        mel = Mel(bands=40, window=window, hop=window // 4, rate=rate)
-        heard = torch.cat([mel(self.decode(part, about)) for part in stored.split(256)]).double()
+        window = min(1 << round(math.log2(rate / 32)), 1 << (about.shape[-1].bit_length() - 1))
+        mel = Mel(bands=40, window=max(64, window), hop=max(64, window) // 4, rate=rate)
+        return torch.cat([mel(self.decode(part, about)) for part in stored.split(256)])
+
+    def numbers(self, stored: Tensor, about: About) -> Tensor:
+        """The mean and the deviation over time of each band of the log-mel spectrogram: when it is made is not heard."""
+        heard = self.heard(stored, about).double()
         return torch.cat([heard.mean(2), heard.std(2)], 1)
 
     def save(self, stored: Tensor, path: Path, about: About) -> Path:
@@ -56,20 +60,28 @@ class Sound(Kind):
         return torch.from_numpy(frames.astype(np.int16))[None]
 
     def sheet(self, stored: Tensor, folder: Path, about: About, columns: int | None = None, name: str = "") -> Path:
-        shown, rate = stored[:SHOWN].numpy() / 32768, about.rate or 16_000
+        """Two lines of wave forms above their mel spectrograms, of which 60 dB are shown, high above low."""
+        columns = max(1, min(columns or SHOWN, len(stored), MOST))
+        shown = stored[: LINES * columns]
+        heard, waves = self.heard(shown, about).numpy(), shown[:, 0].numpy() / 32768
+        lines, loud = -(-len(shown) // columns), heard.max()
 
         def paint(*axes):
-            for axis, sound in zip(axes, shown, strict=True):
-                axis.specgram(sound[0] + 1e-6, NFFT=256, Fs=rate, noverlap=192, cmap="magma")
-                axis.set_xlabel("seconds")
-                axis.grid(False)
-                above = axis.inset_axes((0, 1.03, 1, 0.25))
-                above.plot(sound[0], linewidth=0.4)
-                above.set_axis_off()
-            axes[0].set_ylabel("Hz")
+            for i in range(len(shown)):
+                panel, foot = axes[i % columns], 1 - (i // columns + 1) / lines
+                below = panel.inset_axes((0, foot, 1, 0.64 / lines))
+                below.imshow(heard[i], aspect="auto", origin="lower", cmap="magma", vmin=loud - 6.9, vmax=loud)
+                above = panel.inset_axes((0, foot + 0.66 / lines, 1, 0.24 / lines))
+                above.plot(waves[i], linewidth=0.4)
+                above.set_ylim(-1, 1)
+                above.set_xlim(0, len(waves[i]))
+                for axis in (above, below):
+                    axis.set_axis_off()
+            for panel in axes:
+                panel.set_axis_off()
 
         path = self.where(folder, name)
-        draw(path, paint, panels=len(shown))
+        draw(path, paint, panels=columns, size=(max(4, 1.6 * columns), 2.4 * lines))
         return path
 
     def describe(self, about: About) -> str:
