@@ -55,6 +55,7 @@ from unnoise.samplers import (
     Langevin,
     Levels,
     Naive,
+    Policy,
     PredictorCorrector,
     Reduced,
     ReverseDiffusion,
@@ -203,6 +204,7 @@ GRIDS = {
     "levels": Levels.of((20.0, 5.0, 1.0, 0.2, 0.03)),
     "levels, between two": Levels(10),
     "reduced": Reduced(),
+    "policy": Policy(10),
 }
 
 
