@@ -16,7 +16,9 @@ class VectorQuantiser(nn.Module):
     def __init__(self, codes: int, width: int, beta: float = 0.25, legacy: bool = False):
         super().__init__()
         self.beta, self.legacy = beta, legacy
-        self.codes = nn.Parameter(torch.empty(codes, width).uniform_(-1 / codes, 1 / codes))
+        self.codes = nn.Parameter(
+            torch.randn(codes, width)
+        )  # as far apart as latents are, so that many are used at once
 
     def nearest(self, z: Tensor) -> Tensor:
         """Numbers of the codes, int64 (batch, *places)."""

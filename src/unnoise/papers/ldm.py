@@ -42,7 +42,7 @@ from ..verify import Finding, check, claim, untestable
 from . import paper, stage
 
 FIRST_TRAINING = TrainingOptions(
-    steps=900, batch_size=32, betas=(0.9, 0.99), lr=1e-3, warmup=50, decay="linear", ema=None, checkpoint_every=300
+    steps=1800, batch_size=16, betas=(0.9, 0.99), lr=2e-3, warmup=50, decay="linear", ema=None, checkpoint_every=300
 )
 TRAINING = TrainingOptions(
     steps=2500, batch_size=64, lr=1e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=500
@@ -446,7 +446,7 @@ STEPS = 20
 
 def _first(lab, **options):
     """An autoencoder of one seed."""
-    training = replace(FIRST_TRAINING, steps=250, warmup=25, checkpoint_every=50)
+    training = replace(FIRST_TRAINING, steps=500, checkpoint_every=100)
     return lab.train(FirstStage(network=AutoencoderOptions(**options), training=training))
 
 

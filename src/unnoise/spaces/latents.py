@@ -7,13 +7,16 @@ vq   q a point; settled to the nearest codes: the codebook is the first layer of
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..laws import Dirac, Law, Normal
 from ..networks.autoencoder import AutoencoderOptions
 from ..networks.quantiser import VectorQuantiser
 from ..rng import Rng
 from .space import Space
+
+NARROW = -6.0
+"""The log variance of latents before training."""
 
 
 class Latents(Space):
@@ -30,6 +33,9 @@ class Latents(Space):
         self.quantiser = VectorQuantiser(o.codes, o.latent, legacy=o.legacy) if vq else None
         self.frozen = False
         self.register_buffer("scale", torch.ones(()))
+        if not vq:
+            # at first the law is narrow: where its noise drowns what the encoder says, the decoder learns not to listen
+            nn.init.constant_(self.autoencoder.down[-1].bias[o.latent :], NARROW)  # type: ignore[index]
 
     def shape(self, data: tuple[int, ...]) -> tuple[int, ...]:
         return self.options.latent_shape(data)
