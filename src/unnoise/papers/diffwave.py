@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..data import Batch, load, load_like
+from ..data import Batch, DataSet, load, load_like
 from ..data.sound import read_sound
 from ..denoisers import Denoiser, NetworkDenoiser
 from ..denoisers import preconditioning as pre
@@ -164,13 +165,18 @@ class DiffWave(Recipe):
         """The held-out sounds of the data, in turn by seed, as the vocoder hears them."""
         if not self.vocode:
             return None
-        data = load_like(self.data, spec, "held-out")
+        data = _examples(self.data, spec)
         return self.condition(data.batch([seed % len(data) for seed in seeds]))
 
     def sampling(self) -> Sampling:
         if self.variances:
             return Sampling(Ancestral(), Reduced(len(self.variances), self.variances))
         return Sampling(Ancestral(), Integers(self.timesteps))
+
+
+@lru_cache(maxsize=1)
+def _examples(name: str, spec: Spec) -> DataSet:
+    return load_like(name, spec, "held-out")
 
 
 # Exact checks.
