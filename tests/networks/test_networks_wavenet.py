@@ -41,7 +41,7 @@ def by_hand(conv, x):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("carry", ["with time", "input"])
+@pytest.mark.parametrize("carry", ["with-time", "input"])
 def test_it_is_its_formulas(carry):
     network = built(replace(SMALL, carry=carry))
     x, t, cond = given()
@@ -60,7 +60,7 @@ def test_it_is_its_formulas(carry):
         z = by_hand(layer.dilated, seen) + by_hand(layer.mel, mel) + by_hand(layer.label, label)
         g = torch.tanh(z[:, :3]) / (1 + torch.exp(-z[:, 3:]))
         total = total + by_hand(layer.skip, g)
-        h = ((seen if carry == "with time" else h) + by_hand(layer.residual, g)) / math.sqrt(2)
+        h = ((seen if carry == "with-time" else h) + by_hand(layer.residual, g)) / math.sqrt(2)
     expected = by_hand(network.head, by_hand(network.last, total / math.sqrt(3)).clamp(min=0))
     torch.testing.assert_close(network(x, t, cond), expected, rtol=1e-10, atol=1e-10)
 

@@ -38,7 +38,7 @@ class WaveNetOptions(Options):
     embedding: Literal["decaying", "growing"] = "decaying"
     """Frequencies of the time: 10000^(-i/63), as the authors' code has them; or 10^(4i/63) as the paper, on straight lines between
     whole times."""
-    carry: Literal["with time", "input"] = "with time"
+    carry: Literal["with-time", "input"] = "with-time"
     """What a layer's sum goes on from: x + time, as in the authors' code, or x."""
     upsample: tuple[int, ...] = (8, 8)
     """Factors, even, by which a mel spectrogram is stretched to the rate of the sound; their product is its hop."""
@@ -143,7 +143,7 @@ class Layer(nn.Module):
     def __init__(self, o: WaveNetOptions, dilation: int, labels: bool, bands: int | None):
         super().__init__()
         c, norm = o.channels, o.weight_norm
-        self.with_time = o.carry == "with time"
+        self.with_time = o.carry == "with-time"
         self.time = nn.Linear(WIDTH, c)
         self.dilated = Conv(c, 2 * c, 3, dilation, norm)
         self.label = Conv(LABEL, 2 * c, norm=norm) if labels else None
