@@ -49,9 +49,9 @@ def test_it_learns_where_airports_are(run):
 
 @pytest.mark.parametrize("loss", ("denoising", "implicit", "sliced"))
 def test_every_loss_learns_torsions(loss, tmp_path):
-    recipe = RSGM(data="torsions", loss=loss, network=SMALL, training=replace(SHORT, steps=80, preview_every=0))
+    recipe = RSGM(data="torsions", loss=loss, network=SMALL, training=replace(SHORT, steps=200, lr=2e-3, preview_every=0))
     model, result = train_model(recipe, load("torsions"), tmp_path / "run", preview=False)
-    assert result.steps == 80 and model.recipe.manifold == "torus-2"
+    assert result.steps == 200 and model.recipe.manifold == "torus-2"
     x = load("torsions", "held-out").batch(range(0, 1900, 40)).x
     assert likelihood(model, x, "flow").nats.mean() < manifold("torus-2").log_volume - 0.3
 
@@ -85,6 +85,8 @@ def test_data_of_another_kind_or_manifold_are_refused(tmp_path):
     with pytest.raises(UsageProblem, match="lies on torus-2, not on sphere"):
         train_model(RSGM(manifold="sphere"), load("torsions"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageProblem, match="leave --flip out"):
+        RSGM(flip=True)
     with pytest.raises(UsageProblem, match="has 4 coordinates"):
         RSGM().denoiser(Spec((3,), kind="points", manifold="torus-2"))
 

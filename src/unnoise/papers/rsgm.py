@@ -89,6 +89,10 @@ class RSGM(Recipe):
     takes = ("points",)
     presets = ("laptop", "paper", "paper-torus")
 
+    def __post_init__(self) -> None:
+        if self.flip:
+            raise UsageProblem("points are not mirrored as pictures are; leave --flip out")
+
     @classmethod
     def paper(cls) -> RSGM:
         """The earth's sets (give one by --data): 5 layers of 512 sines, 600k steps; beta_f was 2, 3 or 5."""
