@@ -23,7 +23,7 @@ THIRD = LinearSDE(
     double([[0, 1, 0], [-1, 0, 2], [0, -2, -3]]),
     torch.diag(double([0, 0, 6])),
     torch.diag(double([0, 0.04, 0.04])),
-    (8, 8),
+    (8, 24),
 )
 DATA = Mixture(double([[-0.7, 0.2], [0.5, 0.6]]), double([[0.05, 0.1], [0.1, 0.02]]))
 

@@ -321,6 +321,11 @@ def test_what_cannot_be_is_refused():
     for options in ({"mass": 0.0}, {"gamma": 2.0}, {"floor": -1.0}, {"beta": (0.0, 1.0)}):
         with pytest.raises(UsageProblem, match=next(iter(options))):
             CriticallyDamped(**options)
+    still, noisy = double([[0, 1], [-1, 0]]), torch.diag(double([0, 1]))
+    with pytest.raises(UsageProblem, match="come to rest"):
+        LinearSDE(still, noisy, noisy)
+    with pytest.raises(UsageProblem, match="share"):
+        LinearSDE(DAMPED.drift, double([[1, 1], [1, 1]]), noisy)
     x = torch.zeros(1, 1)
     with pytest.raises(UsageProblem, match="eta is"):
         DAMPED.posterior(x[:, None].expand(1, 2, 1), x, DAMPED.point(0.5), DAMPED.point(0.4), 0.5)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 import numpy as np
 import torch
@@ -28,7 +28,14 @@ from ..laws import Correlated, mixed
 from ..rng import Rng
 from .base import Diffusion
 
-NODES, LONG = 32, 8.0
+LONG = 8.0
+
+
+@cache
+def _gauss_legendre(count: int = 32) -> tuple[Tensor, Tensor]:
+    """Nodes and weights on [0, 1]."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return torch.from_numpy((1 + nodes) / 2), torch.from_numpy(weights / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,7 @@ class LinearSDE(Diffusion):
     """See the head of the file. The state is (batch, k, *event), the data its first part.
 
     drift A and spread Q (k, k), Q diagonal: dw moves each part by itself; start: C_0 (k, k); beta: its values at t = 0 and
-    t = 1, linear between. Raises UsageProblem for a drift that does not come to rest.
+    t = 1, linear between. Raises UsageProblem for a drift that does not come to rest, and for noise that parts share.
     """
 
     drift: Tensor
@@ -100,6 +107,10 @@ class LinearSDE(Diffusion):
             self.register_buffer(name, value.double(), persistent=False)
         if not min(beta) > 0:
             raise UsageProblem(f"beta is {beta[0]:g} to {beta[1]:g}, but must be positive")
+        if not drift.is_meta and float(torch.linalg.eigvals(drift).real.max()) >= 0:
+            raise UsageProblem("this drift does not come to rest: every eigenvalue must have a negative real part")
+        if not drift.is_meta and not torch.equal(spread, torch.diag(spread.diagonal())):
+            raise UsageProblem("this spread is noise that parts share; give a diagonal one")
         self.beta = beta
 
     # Matrices of a stretch B of the clock, (...) -> (..., k, k).
@@ -110,15 +121,15 @@ class LinearSDE(Diffusion):
 
     def noise(self, clock: Tensor, drift: Tensor | None = None) -> Tensor:
         """N(B) = int_0^B e^{A r} Q e^{A^T r} dr; of a long stretch, what is missing from rest, S - Phi S Phi^T."""
-        nodes, weights = (torch.from_numpy(a).to(clock) for a in np.polynomial.legendre.leggauss(NODES))
+        nodes, weights = (a.to(clock) for a in _gauss_legendre())
         long = clock * torch.linalg.matrix_norm(self.drift) > LONG
-        moved = self.flow(clock.masked_fill(long, 0.0)[..., None] * (1 + nodes) / 2, drift)
-        added = torch.einsum("n,...nij,jk,...nlk->...il", weights / 2, moved, self.spread, moved)
-        flow = self.flow(clock, drift)
-        left = self.equilibrium - flow @ self.equilibrium @ flow.mT
+        moved = self.flow(clock.masked_fill(long, 0.0)[..., None] * nodes, drift)
+        added = (weights[:, None, None] * (moved @ self.spread @ moved.mT)).sum(-3)
+        flow, rest = self.flow(clock, drift), self.equilibrium
+        left = rest - flow @ rest @ flow.mT
         return torch.where(long[..., None, None], left, added * clock[..., None, None])
 
-    @cached_property
+    @property
     def equilibrium(self) -> Tensor:
         """The covariance at rest: A S + S A^T + Q = 0."""
         k = len(self.drift)
@@ -126,10 +137,11 @@ class LinearSDE(Diffusion):
         system = torch.kron(self.drift, one) + torch.kron(one, self.drift)
         return torch.linalg.solve(system, -self.spread.flatten()).reshape(k, k)
 
-    @cached_property
+    @property
     def returning(self) -> Tensor:
         """The drift of the process seen backwards at rest, S A^T S^-1."""
-        return self.equilibrium @ self.drift.T @ torch.linalg.inv(self.equilibrium)
+        rest = self.equilibrium
+        return rest @ self.drift.T @ torch.linalg.inv(rest)
 
     # Times.
 
