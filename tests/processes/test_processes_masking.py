@@ -12,7 +12,7 @@ from unnoise.laws import Categorical
 from unnoise.oracles import Joint, MarkovChain, Trigrams
 from unnoise.processes import AbsorbGraph, Jump, LogLinear, Masking
 from unnoise.rng import Rng
-from unnoise.samplers import Ancestral, Uniform, sample
+from unnoise.samplers import DDIM, Ancestral, Heun, Uniform, sample
 
 torch.set_num_threads(1)
 
@@ -209,6 +209,10 @@ def test_what_makes_no_sense_is_told():
     with pytest.raises(UsageProblem, match="branching is 1"):
         Masking(4, (4,), branching=1)
     process = Masking(4, (4,))
+    with pytest.raises(UsageProblem, match="one chain only"):
+        DDIM().check(process)
+    with pytest.raises(UsageProblem, match="'heun' needs a"):
+        Heun().check(process)
     with pytest.raises(UsageProblem, match="Categorical"):
         from unnoise.laws import Estimate
 

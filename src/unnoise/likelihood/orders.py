@@ -8,7 +8,6 @@ the step begins; one whose positions are masked each by itself, with probability
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -91,7 +90,3 @@ def independent_masks(losses: Tensor, steps: int) -> float:
     rest = torch.where(n < length, (length - n) * torch.log1p(-i / steps), 0.0)
     binomial = torch.exp(choose + n * torch.log(i / steps) + rest)
     return float((binomial * n / i * by_unknown).sum())
-
-
-def in_bits(nats: float) -> float:
-    return nats / math.log(2)

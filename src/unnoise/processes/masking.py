@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -63,6 +63,12 @@ class Masking(Process):
         self.steps = self.stages * self.length
         self.register_buffer("losses", torch.zeros(self.stages, self.length, dtype=torch.float64))
         self.register_buffer("seen", torch.zeros(self.stages, self.length, dtype=torch.int64))
+
+    def refuse(self, step: Any) -> None:
+        """Raises UsageProblem for a share eta of a noise that there is not: what is random in a walk is drawn as it begins, or by
+        the guess."""
+        if getattr(step, "eta", 1) != 1:
+            raise UsageProblem(f"eta is {step.eta}, but symbols that are masked have one chain only; take eta 1")
 
     # Data and states
 
