@@ -182,13 +182,14 @@ class Masking(Process):
         return Categorical(torch.where(k == symbol[..., None], 0.0, -torch.inf).double())
 
     def observe(self, t: Tensor, nats: Tensor, keep: float = 0.998) -> None:
-        """Take in what a symbol cost at times t (both (batch,)): a mean of which each new value is the share 1 - `keep`, at
-        first that of a plain mean."""
-        for come, value in zip((self.steps - self.left(t, len(t))).tolist(), nats.tolist(), strict=True):
-            stage, known = divmod(come, self.length)
-            self.seen[stage, known] += 1
-            share = max(1 - keep, 1 / int(self.seen[stage, known]))
-            self.losses[stage, known] += share * (value - self.losses[stage, known])
+        """Take in what a symbol cost at times t (both (batch,)): means in which each value weighs `keep` times the next, at
+        first plain ones."""
+        come = (self.steps - self.left(t, len(t))).to(self.losses.device)
+        new = torch.bincount(come, minlength=self.steps).view_as(self.seen)
+        total = torch.zeros_like(self.losses).flatten().index_add_(0, come, nats.to(self.losses))
+        self.seen += new
+        share = torch.maximum(1 - keep**new, new / self.seen.clamp(min=1))
+        self.losses += share * (total.view_as(self.losses) / new.clamp(min=1) - self.losses)
 
 
 @dataclass(frozen=True, slots=True)
