@@ -6,9 +6,10 @@ takes longer than the convolutions: each one reads and writes the whole feature 
     y = silu(a x + b),    a = r w (1 + scale),    b = (add - mean) a + bias (1 + scale) + shift,    r = 1 / std,
 
 and the statistics of x + add follow from the sums of x and x^2: a few sweeps over the map in all, and nothing but x is
-kept for the backward pass. The maps stay in the type of x, the coefficients and sums are float32 (or better). Large
-sweeps, not small blocks that would fit the cache: each is one parallel region, and a thread that waits for another at
-thousands of them stands still as soon as anything else runs on the machine.
+kept for the backward pass. The maps stay in the type of x, the coefficients and sums are float32 (or better). A kernel in C
+(`kernels`) makes them one example after the other, whose map stays in the cache from sweep to sweep. Where it cannot be
+compiled torch's operations make large sweeps, not small blocks that would fit the cache: each is one parallel region, and
+a thread that waits for another at thousands of them stands still as soon as anything else runs on the machine.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from . import kernels
 
 RUNS = 8  # see `_sums`
 
@@ -81,6 +84,13 @@ class FusedNormAct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, add, scale, shift, groups, eps, act):  # type: ignore[override]
         rows = _rows(x)
+        ctx.groups, ctx.act = groups, act
+        ctx.wants = [None if v is None else v.dtype for v in (weight, bias, add, scale, shift)]
+        if _by_kernel(x):
+            y, a, b, r, offset, m1 = kernels.forward(rows, weight, bias, add, scale, shift, groups, eps, act)
+            told = None if scale is None else scale.float()
+            ctx.save_for_backward(x, weight.float(), bias.float(), told, a, b, r, offset, m1)
+            return _image(y, x)
         pixels = rows.shape[1]
         dtype = torch.promote_types(x.dtype, torch.float32)
         w, bias_ = weight.to(dtype), bias.to(dtype)
@@ -100,8 +110,6 @@ class FusedNormAct(torch.autograd.Function):
 
         y = _affine(rows, a, b)
         ctx.save_for_backward(x, w, bias_, s, a, b, r, offset, m1)
-        ctx.groups, ctx.act = groups, act
-        ctx.wants = [None if v is None else v.dtype for v in (weight, bias, add, scale, shift)]
         return _image(F.silu(y, inplace=True) if act else y, x)
 
     @staticmethod
@@ -112,17 +120,20 @@ class FusedNormAct(torch.autograd.Function):
         dtype, groups, pixels = a.dtype, ctx.groups, rows.shape[1]
 
         # g = dL/d(a x + b), and its sums against 1 and x; z = r (x - offset) is the normalised x
-        if ctx.act:
-            u = _affine(rows, a, b)
-            g = torch.ops.aten.silu_backward.grad_input(g, u, grad_input=u)
-        s0, s1 = _sums(g, dtype), _sums(g * rows, dtype)
-        gz = r * (s1 - offset * s0)
-
         # dx = a g - r mean(gain g) - r z mean(gain g z), means over each group
         gain = w if s is None else w * (1 + s)
-        k1 = -r * r * _over_groups(gain * gz, groups) / pixels
-        k0 = -r * _over_groups(gain * s0, groups) / pixels - k1 * offset
-        dx = _affine(rows, k1, k0).addcmul_(g, a[:, None].to(g.dtype))
+        if _by_kernel(x):
+            dx, s0, s1, k0, k1 = kernels.backward(rows, g.to(x.dtype), a, b, r, offset, gain, groups, ctx.act)
+            gz = r * (s1 - offset * s0)
+        else:
+            if ctx.act:
+                u = _affine(rows, a, b)
+                g = torch.ops.aten.silu_backward.grad_input(g, u, grad_input=u)
+            s0, s1 = _sums(g, dtype), _sums(g * rows, dtype)
+            gz = r * (s1 - offset * s0)
+            k1 = -r * r * _over_groups(gain * gz, groups) / pixels
+            k0 = -r * _over_groups(gain * s0, groups) / pixels - k1 * offset
+            dx = _affine(rows, k1, k0).addcmul_(g, a[:, None].to(g.dtype))
 
         told = 1 if s is None else 1 + s
         grads = (
@@ -134,6 +145,10 @@ class FusedNormAct(torch.autograd.Function):
         )
         told_grads = (None if v is None or t is None else v.to(t) for v, t in zip(grads, ctx.wants, strict=True))
         return _image(dx, x), *told_grads, None, None, None
+
+
+def _by_kernel(x: Tensor) -> bool:
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and kernels.library() is not None
 
 
 def _affine(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
