@@ -72,7 +72,7 @@ def tune(
             "only a Gaussian process with one noise level has a flow to tune for, and this model's has not; use its own sampler"
         )
     begin = bundle(model, own, latents, heard)
-    scale, fine = model.spec.std, max(REFERENCE, 8 * evaluations)
+    scale, fine = scale_of(model), max(REFERENCE, 8 * evaluations)
     begin.follow(fine, scale)
     count = fit_count(latents, begin.noise[0].numel())
     best, error, fitted, lower = search(begin, evaluations, scale, count)
@@ -113,10 +113,15 @@ def fit_count(latents: int, event: int) -> int:
     return min(latents * 3 // 4, most)
 
 
+def scale_of(model: Model) -> float:
+    """The standard deviation of what the process destroys: of the data, or of latents, which are scaled to 1."""
+    return model.spec.std if model.denoiser.space.plain else 1.0
+
+
 def work(model: Model, evaluations: int, latents: int = 200) -> int:
     """Guesses that `tune` makes, at most."""
     event = int(torch.Size(model.denoiser.space.shape(model.spec.shape)).numel())
-    count, candidates = fit_count(latents, event), len(families.family(evaluations, model.spec.std))
+    count, candidates = fit_count(latents, event), len(families.family(evaluations, scale_of(model)))
     total = latents * max(REFERENCE, 8 * evaluations)
     total += families.work(count, event, evaluations, candidates)
     total += (latents - count) * evaluations * 8
