@@ -4,18 +4,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from unnoise.data import held_out
 from unnoise.denoisers import Restorer
 from unnoise.denoisers.denoiser import Denoiser
 from unnoise.errors import UsageProblem
 from unnoise.laws import Dirac, Estimate
 from unnoise.likelihood import check_chain, likelihood
+from unnoise.model import Model
+from unnoise.networks import UNetOptions
 from unnoise.objectives import Bound, Restoration, UniformSteps
-from unnoise.papers.cold import degraded, restore
+from unnoise.papers.cold import ColdDiffusion, degraded, restore
 from unnoise.processes import Animorphosis, Blur, Cold, Colours, Degradation, Gaussian, Mask, Pixelation, Snow
+from unnoise.recipe import Spec
 from unnoise.rng import Rng
 from unnoise.samplers import DDIM, Ancestral, Heun, Integers, Naive, Uniform, sample
 from unnoise.schedules import LinearVP
 
+TINY = UNetOptions(channels=32, mult=(1,), blocks=1, attention=())
 GREY = (0.1, 0.3)  # mean and factor of the colours of grey images
 
 
@@ -268,3 +273,22 @@ def test_naive_on_a_gaussian_process_draws_the_marginal_of_the_guess():
     assert float(x.std()) == pytest.approx(s.sigma, rel=5 / (2 * n) ** 0.5)
     out = sample(guess, Naive(), Uniform(3), (5, 1))
     torch.testing.assert_close(out, torch.full((5, 1), 0.4))
+
+
+@pytest.mark.parametrize("degradation", ["blur", "mask", "snow"])
+def test_a_model_restores_held_out_images_by_seed(degradation):
+    recipe = ColdDiffusion(data="digits", degradation=degradation, generate=False, timesteps=4, network=TINY)
+    model = Model(recipe, Spec((1, 8, 8), levels=17))
+    x = held_out("digits", model.spec)
+    with torch.no_grad():
+        wanted = restore(model.denoiser, degraded(recipe.process(), x[[5, 6]], [5, 6]), (2, 1, 8, 8))
+    torch.testing.assert_close(model.sample([5, 6], precision="fp32"), wanted, atol=1e-5, rtol=0)
+    again = model.sample([6], start="digits", precision="fp32")
+    torch.testing.assert_close(again[0], wanted[1], atol=1e-4, rtol=0)
+
+
+def test_a_model_that_makes_images_restores_those_that_are_named():
+    recipe = ColdDiffusion(data="digits", timesteps=4, network=TINY, start=(0.0, 0.1))
+    model = Model(recipe, Spec((1, 8, 8), levels=17))
+    made, restored = model.sample([0, 1]), model.sample([0, 1], start="digits")
+    assert made.shape == restored.shape and not torch.allclose(made, restored)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ from .text import AS_IT_IS
 from .text import load as load_text
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..kinds import About
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "available",
     "from_levels",
     "get",
+    "held_out",
     "load",
     "load_like",
     "to_levels",
@@ -93,6 +97,13 @@ def load_like(name: str | Path, about: About, split: str = "train") -> DataSet:
         channels, height, width = about.shape
         return load(name, split, size=(height, width), channels=channels)
     return load(name, split, size=None if about.kind == "points" else about.shape[-1])
+
+
+@cache
+def held_out(name: str | Path, about: About) -> Tensor:
+    """All held-out rows of a set, as a model for `about` (a `Spec`) sees them."""
+    data = load_like(name, about, "held-out")
+    return data.batch(range(len(data))).x
 
 
 def _no_channels(name: str, channels: int | None) -> None:

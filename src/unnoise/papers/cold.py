@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..data import load
-from ..denoisers import Denoiser, Restorer
+from ..data import held_out, load
+from ..denoisers import Denoiser, Guidance, Restorer
 from ..laws import Estimate
 from ..networks import UNetOptions
 from ..objectives import Objective, Restoration, UniformSteps
@@ -121,6 +121,15 @@ class ColdDiffusion(Recipe):
 
     def objective(self, spec: Spec) -> Objective:
         return Restoration(UniformSteps(self.process().steps), self.norm, 256 if self.generate else None)
+
+    def begin(self, spec: Spec, seeds: Sequence[int], start: str | None) -> tuple[Tensor | None, tuple[Guidance, ...]]:
+        """Held-out images by seed, degraded to the end, to be restored: of `start`, or, where nothing can be made from nothing,
+        of the data."""
+        process = self.process()
+        if start is None and process.generates:
+            return None, ()
+        x = held_out(start or self.data, spec)
+        return degraded(process, x[[seed % len(x) for seed in seeds]], seeds), ()
 
     def sampling(self) -> Sampling:
         return Sampling(Ancestral() if self.algorithm == "improved" else Naive(), Integers(self.process().steps))
