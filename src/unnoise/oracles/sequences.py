@@ -106,8 +106,9 @@ class MarkovChain(Sequences):
     def __init__(self, transition: Tensor, length: int, initial: Tensor | None = None):
         super().__init__()
         p = transition.double()
-        if p.ndim != 2 or p.shape[0] != p.shape[1] or (p < 0).any() or (p.sum(1) - 1).abs().max() > 1e-9:
+        if p.ndim != 2 or p.shape[0] != p.shape[1] or (p < 0).any() or (p.sum(1) - 1).abs().max() > 1e-6:
             raise UsageProblem("the transitions of a chain are a square matrix of probabilities whose rows sum to 1")
+        p = p / p.sum(1, keepdim=True)
         self.length, self.tokens = length, len(p)
         self.register_buffer("transition", p)
         self.register_buffer("initial", _kept(p) if initial is None else initial.double() / initial.sum())
