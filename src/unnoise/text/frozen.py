@@ -44,10 +44,10 @@ class Frozen:
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> Tensor:
-        new = sorted({c for c in captions if c and c not in self.known}, key=len)  # alike in length, to pad little
-        for i in range(0, len(new), 64):
-            some = new[i : i + 64]
-            self.known |= zip(some, self.model(some), strict=True)
+        for caption in captions:
+            if caption and caption not in self.known:
+                # alone: its company would move its last bits, and a resumed training would not go on to the last bit
+                self.known[caption] = self.model([caption])[0]
         empty = torch.zeros(0, self.width)
         return padded([self.known[c] if c else empty for c in captions], self.length)
 
