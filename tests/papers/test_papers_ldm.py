@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from unnoise.cli import main
 from unnoise.data import load
 from unnoise.denoisers import inpainting, measured
 from unnoise.errors import UsageProblem
@@ -188,3 +189,18 @@ def test_presets_build_and_give_latents_back(preset):
     assert output.shape == z.shape
     parameters = sum(p.numel() for p in denoiser.network.parameters())
     assert preset != "paper" or abs(parameters / 1.45e9 - 1) < 0.05
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    small = ["--size", "8", "--steps", "2", "--batch-size", "8", "--preview-every", "0", "--network.channels", "32"]
+    first = ["--autoencoder.mult", "1", "--autoencoder-training.steps", "2", "--autoencoder-training.batch-size", "8"]
+    network = ["--network.mult", "1", "--network.attention", "1", "--sampling-steps", "2"]
+    assert main(["train", "ldm", *small, *first, *network, "--out", run]) == 0
+    assert "first, its autoencoder: 2 steps" in capsys.readouterr().out
+    assert main(["train", "--resume", run, "--steps", "3"]) == 0
+    assert main(["sample", run, "--count", "1", "--prompt", "red heart", "--trajectory", "grid"]) == 0
+    assert main(["sample", run, "--count", "1", "--prompt", "xyzzy"]) == 2
+    assert "knows no word of 'xyzzy'" in capsys.readouterr().err
+    assert main(["likelihood", run]) == 2
+    assert "a likelihood is of data" in capsys.readouterr().err

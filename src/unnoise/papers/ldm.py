@@ -108,7 +108,7 @@ class LDM(Recipe):
     """What captions become: words (their meaning is learned), minilm (frozen), or ids:NAME, t5:NAME, clip:NAME of transformers."""
     length: int = 12
     """Most tokens of a caption."""
-    size: int = 0
+    text_size: int = 0
     """Tokens that ids:NAME knows, or the width of a frozen encoder's vectors; 0 asks the encoder."""
     reader: ReaderOptions = ReaderOptions()
     """The transformer that reads captions, trained with the network."""
@@ -118,7 +118,7 @@ class LDM(Recipe):
     """Weight of classifier-free guidance: 1 plainly conditional."""
     timesteps: int = 1000
     """Length T of the chain."""
-    betas: tuple[float, float] = (0.0015, 0.0195)
+    beta_ends: tuple[float, float] = (0.0015, 0.0195)
     """The first and the last beta; their square roots are evenly spaced."""
     sampling_steps: int = 50
     """Steps of DDIM."""
@@ -146,9 +146,9 @@ class LDM(Recipe):
             scale=0.18215,
             encoder="ids:bert-base-uncased",
             length=77,
-            size=30_522,
+            text_size=30_522,
             reader=ReaderOptions(width=1280, layers=32, heads=8, channels_per_head=64),
-            betas=(0.00085, 0.012),
+            beta_ends=(0.00085, 0.012),
             guidance=1.5,
             sampling_steps=250,
             network=published.LDM_TEXT,
@@ -196,7 +196,7 @@ class LDM(Recipe):
             autoencoder=published.LDM_KL_F8,
             autoencoder_training=FIRST_PUBLISHED,
             critic=50_000,
-            betas=(0.0015, 0.0155),
+            beta_ends=(0.0015, 0.0155),
             sampling_steps=400,
             network=published.LDM_CHURCHES,
             training=replace(PUBLISHED, steps=500_000, batch_size=96, lr=5e-5, warmup=10_000, ema=665_000),
@@ -250,7 +250,7 @@ class LDM(Recipe):
             space.scale.fill_(self.scale)
 
     def process(self) -> Gaussian[FromBetas]:
-        return Gaussian(FromBetas(sqrt_linear_betas(self.timesteps, *self.betas)))
+        return Gaussian(FromBetas(sqrt_linear_betas(self.timesteps, *self.beta_ends)))
 
     def text(self) -> TextEncoder:
         """What makes tokens of captions."""
@@ -268,7 +268,7 @@ class LDM(Recipe):
             network = Captioned(network, Reader(self.reader, 1, spec.num_classes), "label")
         elif self.told == "text":
             frozen = not (self.encoder == "words" or self.encoder.startswith("ids:"))
-            size = self.size or (self.text().width if frozen else self.text().rows) or 0
+            size = self.text_size or (self.text().width if frozen else self.text().rows) or 0
             sizes: dict[str, Any] = {"features": size} if frozen else {"rows": size}
             network = Captioned(network, Reader(self.reader, self.length, **sizes), "text")
         denoiser = NetworkDenoiser(network, process, pre.DDPM(process.schedule))
@@ -400,7 +400,7 @@ def principal_components():
 @check(LDM, "guided by weight 1, the guess is the conditional one, to the last bit", "2112.10752", tolerance=0.0)
 def weight_one_is_conditional():
     recipe = replace(
-        LDM(), size=9, network=UNetOptions(channels=16, mult=(1,), blocks=1, attention=(1,), transformer=1)
+        LDM(), text_size=9, network=UNetOptions(channels=16, mult=(1,), blocks=1, attention=(1,), transformer=1)
     )
     denoiser = replace(recipe, autoencoder=SMALL).denoiser(Spec((3, 8, 8))).eval()
     z, t = _images(2, 3, 4), torch.tensor([0.3, 0.8])
