@@ -236,10 +236,15 @@ def _train(model: Model, data, options: TrainingOptions, run: Run, preview: bool
     model.recipe.receive(stages, model.denoiser, objective, data)
     process = getattr(model.denoiser, "process", None)  # an autoencoder has none
     begins = process is not None and (process.generates or model.recipe.begin(model.spec, [0], None)[0] is not None)
-    shown = preview and begins
-    picture = (lambda denoiser, step, folder: draw_preview(model, denoiser, step, folder)) if shown else None
+
+    def picture(denoiser: Any, step: int, folder: Path) -> None:
+        if begins:
+            draw_preview(model, denoiser, step, folder)
+        elif (rows := model.recipe.pictured(denoiser, data)) is not None:
+            _draw(model, rows, step, folder)
+
     seen = Conditioned(data, model.recipe.condition)
-    result = train(objective, model.denoiser, seen, options, run, preview=picture, on_step=on_step)
+    result = train(objective, model.denoiser, seen, options, run, preview=picture if preview else None, on_step=on_step)
     return Model.load(run.path), result
 
 
@@ -256,6 +261,9 @@ def draw_preview(model: Model, denoiser: Denoiser, step: int, folder: Path, coun
     elif isinstance(model.denoiser.process, Gaussian) and (steps > 25 or (sampling.step.evaluations(steps) or 0) > 100):
         sampling = sampling.changed(sampler="ddim", steps=min(steps, 25))
     shown = Model(model.recipe, model.spec, denoiser)
+    _draw(model, shown.sample(range(count), sampling), step, folder)
+
+
+def _draw(model: Model, x: Tensor, step: int, folder: Path) -> None:
     kind = kind_of(model.spec)
-    samples = kind.finish(shown.sample(range(count), sampling), model.spec)
-    kind.sheet(samples, folder, model.spec, columns=10, name=f"samples-{step:08d}")
+    kind.sheet(kind.finish(x, model.spec), folder, model.spec, columns=10, name=f"samples-{step:08d}")

@@ -308,6 +308,10 @@ class Recipe:
     ) -> None:
         """Give what became of the stages (models, by name) to the denoiser and the objective, new or about to be taken up."""
 
+    def pictured(self, denoiser: Any, data: Any) -> Tensor | None:
+        """What previews show of a model that makes no samples by itself, (count, *shape): reconstructions. None for nothing."""
+        return None
+
     def process(self) -> Process:
         """How data is destroyed."""
         raise NotImplementedError

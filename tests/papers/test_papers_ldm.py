@@ -198,6 +198,7 @@ def test_from_the_command_line(tmp_path, capsys):
     network = ["--network.mult", "1", "--network.attention", "1", "--sampling-steps", "2"]
     assert main(["train", "ldm", *small, *first, *network, "--out", run]) == 0
     assert "first, its autoencoder: 2 steps" in capsys.readouterr().out
+    assert (tmp_path / "run" / "stages" / "autoencoder" / "pictures" / "samples-00000002.png").exists()
     assert main(["train", "--resume", run, "--steps", "3"]) == 0
     assert main(["sample", run, "--count", "1", "--prompt", "red heart", "--trajectory", "grid"]) == 0
     assert main(["sample", run, "--count", "1", "--prompt", "xyzzy"]) == 2

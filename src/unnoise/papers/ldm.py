@@ -77,6 +77,13 @@ class FirstStage(Recipe):
     def sampling(self) -> Sampling:
         raise UsageProblem("an autoencoder makes no samples by itself; train the prior of its latents")
 
+    def pictured(self, denoiser: Latents, data: Any) -> Tensor:
+        """Rows of ten pictures, and under each what the autoencoder makes of it."""
+        x = data.batch(range(min(20, len(data)))).x
+        x = x.to(denoiser.scale.device)
+        y = denoiser.decode(denoiser.encode(x, Rng.from_seeds(range(len(x)), x.device))).clamp(-1, 1)
+        return torch.cat([torch.cat(pair) for pair in zip(x.split(10), y.split(10), strict=True)])
+
 
 @paper(
     "2112.10752",
@@ -231,9 +238,7 @@ class LDM(Recipe):
     def stages(self) -> Mapping[str, Recipe | str]:
         if self.pixels:
             return {}
-        training = replace(
-            self.autoencoder_training, seed=self.training.seed, preview_every=0, trackers=self.training.trackers
-        )
+        training = replace(self.autoencoder_training, seed=self.training.seed, trackers=self.training.trackers)
         own = FirstStage(
             data=self.data, flip=self.flip, network=self.autoencoder, critic=self.critic, training=training
         )
