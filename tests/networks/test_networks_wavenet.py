@@ -67,7 +67,7 @@ def test_it_is_its_formulas(carry):
 
 @torch.no_grad()
 def test_a_spectrogram_is_stretched_frame_by_frame():
-    up, mel = Upsampler(WaveNetOptions(upsample=(4,))).double(), given()[2]["mel"]
+    up, mel = Upsampler(WaveNetOptions(upsample=(4,), stretch="published")).double(), given()[2]["mel"]
     kernel = up.weights[0][0, 0] / up.weights[0].square().sum().sqrt() * up.sizes[0]
     frames = mel.shape[2]
     expected = torch.full((2, 5, 4 * frames), float(up.biases[0]), dtype=torch.float64)
@@ -82,6 +82,15 @@ def test_a_spectrogram_is_stretched_frame_by_frame():
     torch.testing.assert_close(up(mel), expected, rtol=1e-12, atol=1e-12)
     assert up(mel, 13).shape == (2, 5, 13)
     assert Upsampler(BASE)(torch.zeros(1, 80, 3)).shape == (1, 80, 3 * 256)
+
+
+@torch.no_grad()
+def test_a_spectrogram_begins_as_straight_lines_between_its_frames():
+    up = Upsampler(WaveNetOptions(upsample=(4, 8))).double()
+    ramp = torch.arange(6, dtype=torch.float64).expand(1, 3, 6)
+    inner = up(ramp)[0, 1, 48:-48]
+    torch.testing.assert_close(inner.diff(), torch.full_like(inner[1:], 1 / 32))
+    assert float(inner[0]) == pytest.approx((48 + 0.5) / 32 - 0.5)  # frame k in the middle of its 32 samples
 
 
 def test_its_reach_is_what_it_says():

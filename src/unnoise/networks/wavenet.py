@@ -44,6 +44,9 @@ class WaveNetOptions(Options):
     """Factors, even, by which a mel spectrogram is stretched to the rate of the sound; their product is its hop."""
     upsamplers: Literal["one", "each"] = "one"
     """One for all layers, or one in each, as in the authors' code."""
+    stretch: Literal["published", "linear"] = "linear"
+    """How a spectrogram is stretched before anything is learned: by random kernels, as published, or on straight lines, by which
+    short trainings follow it sooner."""
     weight_norm: bool = True
     """Whether kernels are g v / |v|, with a learned g for each output."""
 
@@ -197,8 +200,10 @@ class Upsampler(nn.Module):
     def __init__(self, o: WaveNetOptions):
         super().__init__()
         self.factors = o.upsample
-        self.weights = nn.ParameterList(nn.init.kaiming_normal_(torch.empty(1, 1, 3, 2 * s)) for s in o.upsample)
-        self.biases = nn.ParameterList(torch.empty(1).uniform_(-1, 1) * (6 * s) ** -0.5 for s in o.upsample)
+        linear = o.stretch == "linear"
+        self.weights = nn.ParameterList(_line(s) if linear else _random(s) for s in o.upsample)
+        bounds = [0.0 if linear else (6 * s) ** -0.5 for s in o.upsample]
+        self.biases = nn.ParameterList(torch.empty(1).uniform_(-b, b) for b in bounds)
         sizes = [w.detach().flatten(1).norm(dim=1) for w in self.weights]
         self.sizes = nn.ParameterList(sizes) if o.weight_norm else [None] * len(sizes)
 
@@ -208,6 +213,17 @@ class Upsampler(nn.Module):
             h = F.conv_transpose2d(h, normed(weight, size), bias, stride=(1, factor), padding=(1, factor // 2))
             h = F.leaky_relu(h, 0.4)
         return h[:, 0, :, :samples]
+
+
+def _random(factor: int) -> Tensor:
+    return nn.init.kaiming_normal_(torch.empty(1, 1, 3, 2 * factor))
+
+
+def _line(factor: int) -> Tensor:
+    """A triangle over time, and nothing from the bands beside."""
+    kernel = torch.zeros(1, 1, 3, 2 * factor)
+    kernel[0, 0, 1] = 1 - ((torch.arange(2 * factor) + 0.5) / factor - 1).abs()
+    return kernel
 
 
 class Growing(nn.Module):
@@ -234,9 +250,9 @@ def normed(weight: Tensor, size: Tensor | None) -> Tensor:
     return weight if size is None else torch._weight_norm(weight, size.reshape(-1, *[1] * (weight.ndim - 1)), 0)
 
 
-BASE = WaveNetOptions(channels=64, layers=30, cycle=10, upsample=(16, 16), upsamplers="each")
+BASE = WaveNetOptions(channels=64, layers=30, cycle=10, upsample=(16, 16), upsamplers="each", stretch="published")
 """The vocoder for 22.05 kHz: 2.64 M parameters."""
-LARGE = WaveNetOptions(channels=128, layers=30, cycle=10, upsample=(16, 16), upsamplers="each")
+LARGE = WaveNetOptions(channels=128, layers=30, cycle=10, upsample=(16, 16), upsamplers="each", stretch="published")
 """6.91 M parameters."""
 SC09 = WaveNetOptions(channels=256, layers=36, cycle=12)
 """Spoken digits of one second at 16 kHz."""

@@ -93,8 +93,8 @@ class DiffWave(Recipe):
         return cls(
             conditional=False,
             vocode=True,
-            crop=2048,
-            mel=replace(SPEECH, rate=0),
+            crop=1024,
+            mel=replace(SPEECH, rate=0, scale="decibel"),  # in [0, 1]: a short training needs no time to find the range
             network=WaveNetOptions(channels=32, layers=12, cycle=6, upsample=(8, 8)),
         )
 
@@ -300,15 +300,15 @@ def stretched():
 # Claims, on spoken digits of half a second at 8 kHz: networks of 0.7 M parameters. One vocoder and one model of words.
 
 
-BRIEF = {"steps": 1000, "batch_size": 8, "checkpoint_every": 100}
+BRIEF = {"steps": 2000, "checkpoint_every": 200}
 
 
 def _vocoder(lab):
-    return lab.train(replace(DiffWave.vocoder(), training=replace(SHORT, **BRIEF)), lab.seeds[0])
+    return lab.train(replace(DiffWave.vocoder(), training=replace(SHORT, **BRIEF, batch_size=8)), lab.seeds[0])
 
 
 def _speaker(lab):
-    return lab.train(DiffWave(training=replace(SHORT, **BRIEF)), lab.seeds[0])
+    return lab.train(DiffWave(training=replace(SHORT, **BRIEF, batch_size=4)), lab.seeds[0])
 
 
 SIX = {
