@@ -482,9 +482,10 @@ def _pictures(lab):
 
 
 def _samples(lab, model, weight=1.0):
-    """One sample for each caption."""
-    sampling = Sampling(Ancestral(eta=0.0), Integers(STEPS, "shifted"), guidance=weight)
-    return lab.samples(model, 2 * ROWS, sampling, prompts=_pictures(lab)[1])
+    """One sample for each caption, as a picture. Guesses of pixels are clipped, as is usual; those of latents know no bounds."""
+    threshold = "clip" if model.recipe.pixels else "none"
+    sampling = Sampling(Ancestral(eta=0.0), Integers(STEPS, "shifted"), guidance=weight, threshold=threshold)
+    return lab.samples(model, 2 * ROWS, sampling, prompts=_pictures(lab)[1]).clamp(-1, 1)
 
 
 def _interval(values: Tensor) -> tuple[float, float, float]:
@@ -603,7 +604,7 @@ def guidance_raises_agreement(lab) -> Finding:
     x, captions, label = _pictures(lab)
     model = _latent(lab)
     found = {w: _samples(lab, model, w) for w in WEIGHTS}
-    right = {w: (lab.probabilities(y.clamp(-1, 1)).argmax(1) == label).double() for w, y in found.items()}
+    right = {w: (lab.probabilities(y).argmax(1) == label).double() for w, y in found.items()}
     margin = _interval(right[WEIGHTS[1]] - right[WEIGHTS[0]])
     numbers = {
         "measure": f"share of {len(x)} captions whose sample classifier:emoji puts in the category of the caption's picture",
