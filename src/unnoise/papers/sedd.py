@@ -8,6 +8,7 @@ Absorbing, with log-linear noise and normalised ratios, the integrand is the mas
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +21,7 @@ from ..kinds.text import Text
 from ..likelihood import Continuous, likelihood, score_entropy_nats
 from ..networks import TransformerOptions
 from ..objectives import Objective, ScoreEntropy, Stratified
-from ..oracles import Joint, MarkovChain
+from ..oracles import Joint, MarkovChain, Trigrams
 from ..oracles.walks import exact_bound, walk_output
 from ..processes import GRAPHS, AbsorbGraph, GeometricTotal, Jump, LogLinear, Ratios, UniformGraph
 from ..recipe import Recipe, Sampling, Spec, Training
@@ -377,6 +378,30 @@ def more_steps_are_better(lab) -> Finding:
 
     numbers = {"measure": "nats per character of 256 samples", "steps": counts, "nats": found, "entropy": entropy}
     return Finding.over_seeds(margins, numbers, [lab.picture("sedd-steps", paint)])
+
+
+@claim(
+    SEDD,
+    "The bound of a trained model on held-out text lies below the exact code length of the best chain of letter pairs",
+    "derived",
+)
+def bound_beats_letter_pairs(lab) -> Finding:
+    x, chain = _windows(lab, 128), _chain(lab)
+    per_character = chain.length * math.log(2)
+    model = likelihood(_writer(lab), x, Continuous(draws=32)).bits
+    pairs = -chain.log_prob(x) / per_character
+    numbers = {
+        "measure": "bits per character of 128 held-out windows",
+        "absorb, at most": float(model.mean()),
+        "pairs": float(pairs.mean()),
+        "triples": -float(_triples(lab).log_prob(x).mean()) / per_character,
+    }
+    return Finding.bootstrapped(*_interval(pairs - model), numbers)
+
+
+def _triples(lab) -> Trigrams:
+    data = lab.data(TEXT)
+    return Trigrams.fit(data.batch(range(0, len(data), 4)).x, len(data.alphabet))
 
 
 GAP = slice(24, 40)
