@@ -8,7 +8,7 @@ from unnoise.errors import UsageProblem
 from unnoise.laws import Estimate
 from unnoise.likelihood import Chain, Continuous, Flow, likelihood
 from unnoise.likelihood.clock import flow_clock
-from unnoise.likelihood.flow import velocity_and_divergence
+from unnoise.likelihood.flow import flow_nats, probes_for, velocity_and_divergence
 from unnoise.oracles import Mixture, gaussian
 from unnoise.processes import CriticallyDamped, LinearSDE
 from unnoise.rng import Rng
@@ -74,6 +74,35 @@ def test_divergence_is_the_trace_of_the_jacobian():
         jacobian = torch.autograd.functional.jacobian(flow, u[i : i + 1]).reshape(4, 4)
         assert float(divergence[i]) == pytest.approx(float(jacobian.trace()), rel=1e-9)
         torch.testing.assert_close(velocity[i : i + 1], flow(u[i : i + 1]))
+
+
+@pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
+def test_hutchinson_is_unbiased_and_measures_only_what_the_guess_moves(kind):
+    n, x = 300, double([[0.4, -0.2]])
+    how = {"solver": "rk4", "steps": 25}
+
+    def nats(divergence, count):
+        u, log_q = FAST.opening(x, FAST.point(1e-2), Rng.from_seeds([3]))
+        process = Fixed(u.expand(count, 2, 2), log_q.expand(count))
+        return flow_nats(
+            Wrong(process), x.expand(count, 2), Rng.from_seeds(range(count)), divergence=divergence, start=1e-2, **how
+        )[0]
+
+    exact, found = nats("exact", 1), nats(kind, n)
+    assert abs(float(found.mean() - exact)) < 4.5 * float(found.std()) / n**0.5 + 1e-9
+    probes = probes_for(torch.zeros(5, 2, 2), kind, 2, Rng.from_seeds(range(5)), FAST.stirred(torch.zeros(5, 2, 2)))
+    assert float(probes[:, :, 0].abs().max()) == 0 and float(probes[:, :, 1].abs().min()) > 0
+
+
+class Fixed(CriticallyDamped):
+    """Whose flow begins at given states."""
+
+    def __init__(self, states, log_q):
+        super().__init__(beta=FAST.beta)
+        self.states, self.log_q = states, log_q
+
+    def opening(self, x, t, rng):
+        return self.states, self.log_q
 
 
 @pytest.mark.parametrize("method", [Chain(), Continuous()], ids=["bound", "continuous"])

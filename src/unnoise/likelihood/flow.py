@@ -30,14 +30,18 @@ SOLVERS = {"adaptive": None, "heun": HEUN, "rk4": RK4}
 DIVERGENCES = ("auto", "exact", "rademacher", "gaussian")
 
 
-def probes_for(x: Tensor, divergence: str, probes: int, rng: Rng) -> Tensor | None:
-    """Directions (probes, *x.shape) along which the divergence is measured; None: along every axis."""
-    if divergence == "exact" or (divergence == "auto" and x[0].numel() <= EXACT_UP_TO):
+def probes_for(x: Tensor, divergence: str, probes: int, rng: Rng, stirred: Tensor | float = 1.0) -> Tensor | None:
+    """Directions (probes, *x.shape) along which the divergence is measured; None: along every axis.
+
+    `stirred`: 1 for the numbers of a state that the guess moves. Directions in the others would add noise and nothing else.
+    """
+    moved = x[0].numel() if isinstance(stirred, float) else int(stirred.sum())
+    if divergence == "exact" or (divergence == "auto" and moved <= EXACT_UP_TO):
         return None
     if divergence == "gaussian":
-        return rng.normal(probes, *x.shape[1:], dtype=x.dtype).to(x.device).transpose(0, 1)
+        return rng.normal(probes, *x.shape[1:], dtype=x.dtype).to(x.device).transpose(0, 1) * stirred
     signs = 2 * rng.integers(2, probes, *x.shape[1:]) - 1
-    return signs.to(x).transpose(0, 1)
+    return signs.to(x).transpose(0, 1) * stirred
 
 
 def check_flow(solver: str, steps: int, tolerance: float, divergence: str, probes: int) -> None:
@@ -57,8 +61,8 @@ def velocity_and_divergence(
 ) -> tuple[Tensor, Tensor]:
     """dx/dt along the flow, and its divergence for each example, (batch,)."""
     process, n = denoiser.process, x[0].numel()
-    axes = torch.eye(n, dtype=x.dtype, device=x.device).reshape(n, 1, *x.shape[1:])
-    directions = axes if probes is None else probes
+    axes = torch.eye(n, dtype=x.dtype, device=x.device)[process.stirred(x).flatten() > 0]
+    directions = axes.reshape(-1, 1, *x.shape[1:]) if probes is None else probes
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     with torch.enable_grad():
         x = x.detach()
@@ -96,7 +100,7 @@ def flow_nats(
     ticking = flow_clock(process, start)
     bottom, top = process.points([ticking.low, ticking.high])
     begin, log_q = process.opening(x, bottom, rng)
-    directions = probes_for(begin, divergence, probes, rng)
+    directions = probes_for(begin, divergence, probes, rng, process.stirred(begin))
     shape = begin.shape[1:]
 
     def field(u: Tensor, y: Tensor, rows: Tensor) -> Tensor:

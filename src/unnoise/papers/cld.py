@@ -274,7 +274,7 @@ def splitting_is_nearer_in_law(lab) -> Finding:
 
 
 def _near_zero(lab, model) -> dict[str, float]:
-    """Mean and deviation of a model's own loss at times spread evenly in log t over [1e-5, 1e-3], on held-out digits."""
+    """A model's own loss at times spread evenly in log t over [1e-5, 1e-3], on held-out digits: mean, deviation, times ell^2."""
     x0 = lab.held_out("digits")
     rng = Rng.from_seeds(range(len(x0)))
     t = 10 ** (-5 + 2 * rng.uniform())
@@ -284,7 +284,8 @@ def _near_zero(lab, model) -> dict[str, float]:
     ell = multiplier(model.denoiser.process.at(t).covariance)
     if model.recipe.matching == "denoising":
         ell = multiplier(model.denoiser.process.fresh(model.denoiser.process.at(t)))
-    return {"loss": float(loss.mean()), "in units of the score": float((ell**2 * loss).mean())}
+    of_score = float((ell**2 * loss).mean())
+    return {"loss": float(loss.mean()), "deviation": float(loss.std()), "in units of the score": of_score}
 
 
 @claim(

@@ -107,6 +107,10 @@ class Diffusion(Process):
         """g, which broadcasts against the state."""
         raise NotImplementedError
 
+    def stirred(self, xt: Tensor) -> Tensor:
+        """1 where noise enters a state, 0 elsewhere: the guess moves these numbers alone."""
+        return torch.ones_like(xt[:1])
+
     def expansion(self, t, xt: Tensor) -> Tensor:
         """The divergence of `velocity` in x_t, where the guess is held: (batch,)."""
         raise NotImplementedError

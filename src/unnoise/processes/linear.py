@@ -244,6 +244,9 @@ class LinearSDE(Diffusion):
         g = (self.at(t).beta[..., None] * self.spread.diagonal()).sqrt()
         return g.reshape(*g.shape[:-1], *[1] * (2 - g.ndim), g.shape[-1], *[1] * (xt.ndim - 2))
 
+    def stirred(self, xt: Tensor) -> Tensor:
+        return (self.spread.diagonal() > 0).to(xt).reshape(1, -1, *[1] * (xt.ndim - 2)).expand_as(xt[:1])
+
     def expansion(self, t: Tensor | Kernel, xt: Tensor) -> Tensor:
         point = self.at(t)
         trace = (self.drift + self.spread @ point.precision / 2).diagonal(dim1=-2, dim2=-1).sum(-1)
