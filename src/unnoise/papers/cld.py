@@ -347,7 +347,17 @@ def network_is_smoother(lab) -> Finding:
     measure = (
         "square of the Jacobian's Frobenius norm, a number of the output, of what is to be added to a Gaussian's score"
     )
-    return Finding.over_seeds(margins, {"measure": measure, "times": times, **numbers})
+
+    def paint(axes):
+        for name, title in (("cld", "critically damped"), ("vp", "variance-preserving")):
+            axes.plot(
+                times, [sum(rows[name][i] for rows in numbers.values()) / len(numbers) for i in range(9)], label=title
+            )
+        axes.set(xlabel="t", ylabel="|J|^2 a number of the output", yscale="log")
+        axes.legend()
+
+    found = {"measure": measure, "times": times, **numbers}
+    return Finding.over_seeds(margins, found, [lab.picture("jacobians", paint)])
 
 
 def _jacobian(
