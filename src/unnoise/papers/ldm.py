@@ -146,7 +146,7 @@ class LDM(Recipe):
     def paper(cls) -> LDM:
         """Text to image, 1.45 billion parameters, 256x256, in latents of 32x32x4."""
         return cls(
-            data="hf:laion/laion400m",
+            data="laion-400m",
             autoencoder=published.LDM_KL_F8,
             autoencoder_training=FIRST_PUBLISHED,
             critic=50_000,
@@ -183,7 +183,7 @@ class LDM(Recipe):
     def paper_celebahq(cls) -> LDM:
         """CelebA-HQ at 256x256: FID 5.11 with 200 steps."""
         return cls(
-            data="celeba-hq",
+            data="hf:korexyz/celeba-hq-256x256",
             captions=False,
             autoencoder=published.LDM_VQ_F4,
             autoencoder_training=FIRST_PUBLISHED,
