@@ -151,7 +151,7 @@ def _policy(process: Masking, steps: int | None) -> list[int]:
 
 def _coder():
     try:
-        from constriction import stream
+        from constriction import stream  # type: ignore[attr-defined]
     except ImportError as error:
         raise Problem("compression needs the package constriction; run pip install 'unnoise[compression]'") from error
     return stream

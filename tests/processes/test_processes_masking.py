@@ -161,6 +161,9 @@ def test_a_running_mean_of_what_symbols_cost():
     for value in (1.0, 3.0):
         process.observe(torch.tensor([1.0, 0.5]).double(), torch.tensor([value, 2 * value]).double())
     assert process.losses.tolist() == [[2.0, 4.0]] and process.seen.tolist() == [[2, 2]]
+    for _ in range(200):  # what it paid at first is forgotten
+        process.observe(torch.ones(2).double(), torch.tensor([7.0, 9.0]).double())
+    assert abs(float(process.losses[0, 0]) - 8.0) < 1e-3 and process.seen.tolist() == [[402, 2]]
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 2)])

@@ -9,7 +9,7 @@ the step begins; one whose positions are masked each by itself, with probability
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,13 +39,22 @@ def losses_by_step(denoiser: Denoiser[Masking], x0: Tensor, rng: Rng, cond: Cond
     return torch.stack([per_symbol(denoiser, x0, t, rng, cond) for t in times], 1)
 
 
-def needs_masks(denoiser: Denoiser) -> None:
-    """Refuses, with a sentence, a process without masks."""
+def on_masks(denoiser: Denoiser[Any]) -> Denoiser[Masking]:
+    """The denoiser itself. Refuses, with a sentence, a process without masks."""
     if not isinstance(denoiser.process, Masking):
         raise UsageProblem(
             f"the order-agnostic bound is of symbols that are masked in order, and this model's process is "
             f"{type(denoiser.process).__name__}; choose another method"
         )
+    return denoiser
+
+
+def at_once(denoiser: Denoiser[Any], x0: Tensor, cond: Cond = None) -> Tensor | None:
+    """-log p of data from left to right, nats (batch,), in one call of a causal network; None for any other."""
+    if not isinstance(denoiser, NextSymbols):
+        return None
+    process: Masking = denoiser.process
+    return -denoiser.conditionals(x0, cond).log_prob(process.numbers(x0))
 
 
 @dataclass(frozen=True)
@@ -62,9 +71,9 @@ class OrderAgnostic(Method):
 
     @torch.no_grad()
     def nats(self, denoiser, x, rng, cond, levels):
-        if isinstance(denoiser, NextSymbols):
-            return -denoiser.conditionals(x, cond).log_prob(denoiser.process.numbers(x)), {}, 1
-        needs_masks(denoiser)
+        if (exact := at_once(denoiser, x, cond)) is not None:
+            return exact, {}, 1
+        denoiser = on_masks(denoiser)
         process, total = denoiser.process, torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if process.order != "random":
             raise UsageProblem("the order-agnostic bound needs a model of random orders; take the method bound")

@@ -7,10 +7,8 @@ import math
 from torch import Tensor
 
 from ..denoisers.denoiser import Cond, Denoiser
-from ..denoisers.symbols import NextSymbols
 from ..errors import UsageProblem
-from ..likelihood.orders import needs_masks, per_symbol
-from ..processes.masking import Masking
+from ..likelihood.orders import at_once, on_masks, per_symbol
 from ..rng import Rng
 from .objective import Loss, Objective
 from .times import Stratified, Times
@@ -29,10 +27,10 @@ class OrderAgnostic(Objective):
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def forward(self, denoiser: Denoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:
-        needs_masks(denoiser)
-        process: Masking = denoiser.process  # type: ignore[assignment]
+        masking = on_masks(denoiser)
+        process = masking.process
         t, importance = self.times.sample(process, rng)
-        nats = per_symbol(denoiser, x0, t, rng, cond)
+        nats = per_symbol(masking, x0, t, rng, cond)
         bits = process.stages * nats / math.log(2)
         unknown = (process.left(t, len(t)) - 1) % process.length + 1
         plain = self.plain * nats * unknown.to(nats.device) / (process.length * math.log(2))
@@ -54,7 +52,7 @@ class LeftToRight(Objective):
     """-log p of a causal network, all symbols in one call: bits per symbol."""
 
     def forward(self, denoiser: Denoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:
-        if not isinstance(denoiser, NextSymbols):
+        nats = at_once(denoiser, x0, cond)
+        if nats is None:
             raise UsageProblem("to learn from left to right takes a causal network (NextSymbols)")
-        nats = -denoiser.conditionals(x0, cond).log_prob(denoiser.process.numbers(x0))
-        return Loss((nats / (denoiser.process.length * math.log(2))).float())
+        return Loss((nats / (x0[0].numel() * math.log(2))).float())
