@@ -408,10 +408,15 @@ def weight_one_is_conditional():
         LDM(), text_size=9, network=UNetOptions(channels=16, mult=(1,), blocks=1, attention=(1,), transformer=1)
     )
     denoiser = replace(recipe, autoencoder=SMALL).denoiser(Spec((3, 8, 8))).eval()
+    for parameter in denoiser.parameters():  # the last layers are 0 before training, and would say nothing
+        nn.init.normal_(parameter, std=0.1, generator=stream(2, parameter.numel()))
     z, t = _images(2, 3, 4), torch.tensor([0.3, 0.8])
     cond = {"text": torch.tensor([[1, 2, -1], [8, -1, -1]])}
     with torch.no_grad():
-        guess, guided = denoiser(z, t, cond).mean, classifier_free(1.0)(denoiser)(z, t, cond).mean  # type: ignore[attr-defined]
+        guess, alone = denoiser(z, t, cond).mean, denoiser(z, t).mean  # type: ignore[attr-defined]
+        guided = classifier_free(1.0)(denoiser)(z, t, cond).mean  # type: ignore[attr-defined]
+    if torch.allclose(guess, alone):
+        raise ValueError("a network that does not hear its caption tells nothing of guidance")
     return float((guided - guess).abs().max()), 0.0
 
 
