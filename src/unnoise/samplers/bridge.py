@@ -13,6 +13,7 @@ from ..errors import UsageProblem
 from ..processes import Bridge, Process
 from ..processes.gaussian import Point
 from ..rng import Rng
+from .adaptive import Adaptive
 from .loop import Denoise, Step
 from .ode import Heun
 
@@ -31,7 +32,7 @@ class BridgeFlow(Step):
     inner: Step = field(default_factory=Heun)
 
     def __post_init__(self) -> None:
-        if self.inner.order is None:
+        if self.inner.order is None and not isinstance(self.inner, Adaptive):
             raise UsageProblem(
                 f"the flow of a bridge needs a deterministic solver, and {self.inner.name!r} is none; take heun or euler"
             )
@@ -48,7 +49,7 @@ class BridgeFlow(Step):
     def remembers(self) -> bool:  # type: ignore[override]
         return self.inner.remembers
 
-    def evaluations(self, steps: int) -> int:
+    def evaluations(self, steps: int) -> int | None:  # type: ignore[override]
         return self.inner.evaluations(steps)
 
     def check(self, process: Process) -> None:
