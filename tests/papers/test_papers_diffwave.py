@@ -48,13 +48,13 @@ def test_a_reverse_step_is_that_of_diffusers():
 
     process = DiffWave().process()
     theirs = DDPMScheduler(50, 1e-4, 0.05, "linear", variance_type="fixed_small", clip_sample=False)
-    x = torch.linspace(-2, 2, 64).reshape(1, 1, 64)
+    x = torch.linspace(-2, 2, 64, dtype=torch.float64).reshape(1, 1, 64)
     for index in (49, 20, 1, 0):
-        eps = wave_of(x, torch.tensor([float(index)]))
+        eps = wave_of(x, torch.tensor([float(index)], dtype=torch.float64))
         there = theirs.step(eps, index, x, generator=torch.Generator().manual_seed(0))
         t, s = (process.point((i + 1) / 50) for i in (index, index - 1))
-        law = Ancestral().law(process, Predicts(process, wave_of)(x, torch.tensor([t.t])), x, t, s)
-        z = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) if index else torch.zeros_like(x)
+        law = Ancestral().law(process, Predicts(process, wave_of)(x, torch.tensor([t.t], dtype=torch.float64)), x, t, s)
+        z = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * (index > 0)
         torch.testing.assert_close(law.mean + law.std * z, there.prev_sample, rtol=1e-4, atol=2e-5)
 
 
