@@ -33,6 +33,8 @@ class TransformerOptions(Options):
     causal: bool = False
     """Whether a position attends to itself and those before it only."""
     dropout: float = 0.0
+    places: int = 0
+    """Places that have a learned vector each, as pixels need; 0 for none, where only distances count."""
 
     def build(
         self, inputs: int, outputs: int | None = None, num_classes: int | None = None, vectors: bool = False
@@ -70,12 +72,15 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(o) for _ in range(o.depth))
         self.affine = _zero(nn.Linear(o.told, 2 * o.width))
         self.head = _zero(nn.Linear(o.width, outputs))
+        self.places = nn.Parameter(torch.zeros(o.places, o.width)) if o.places else None
         if not vectors:
             nn.init.normal_(self.stem.weight, std=o.width**-0.5)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, t: Tensor, cond: dict[str, Tensor] | None = None) -> Tensor:
         emb = self.embedding(t, cond)
         h = self.stem(x)
+        if self.places is not None:
+            h = h + self.places
         turns = rotations(h.shape[1], self.options.width // self.options.heads, h.device)
         for block in self.blocks:
             h = block(h, emb, turns)

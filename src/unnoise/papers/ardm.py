@@ -67,7 +67,14 @@ class ARDM(Recipe):
     """Steps of the whole chain; taken from the data."""
     network: TransformerOptions = TransformerOptions()  # type: ignore[assignment]
     training: Training = TrainingOptions(
-        steps=2000, batch_size=64, lr=2e-3, warmup=100, decay="linear", decay_from=0.3, ema=20_000, checkpoint_every=500
+        steps=6000,
+        batch_size=16,
+        lr=1.5e-3,
+        warmup=100,
+        decay="linear",
+        decay_from=0.3,
+        ema=20_000,
+        checkpoint_every=1000,
     )
 
     takes: ClassVar[tuple[str, ...]] = ("text", "images")
@@ -114,8 +121,8 @@ class ARDM(Recipe):
             raise UsageProblem(
                 "ardm was asked to be class-conditional, and these data have no labels; pass --no-conditional"
             )
-        causal = self.order == "left-to-right"
-        network = replace(self.network, causal=causal).build(
+        causal, places = self.order == "left-to-right", process.length if spec.kind == "images" else self.network.places
+        network = replace(self.network, causal=causal, places=places).build(
             Symbols.vocabulary(process),
             Symbols.outputs(process, self.parametrisation),
             spec.num_classes if self.conditional else None,
@@ -232,21 +239,28 @@ def digits_telescope():
     return worst, 0.0
 
 
-# Claims. Text: the built-in one, in 27 symbols and windows of 64, by networks of 1 M parameters. Images: the 8x8 digits in 17
-# grey levels. One seed, and bootstrap intervals over held-out windows or images.
+# Claims. Text: the built-in one, in 27 symbols and windows of 64, by networks of 1 M parameters that see 64,000 windows. Images:
+# the 8x8 digits in 17 grey levels. One seed, and bootstrap intervals over held-out windows or images.
 
 TEXT = "state-of-the-union"
 WRITER = TransformerOptions(width=128, depth=3, heads=4)
 SKETCH = TransformerOptions(width=64, depth=3, heads=2, told=64)
-LONG = TrainingOptions(
+PLAIN = TrainingOptions(
     steps=1000, batch_size=64, lr=2e-3, warmup=50, decay="linear", decay_from=0.3, ema=10_000, checkpoint_every=250
 )
-SHORT = replace(LONG, steps=600)
+LONG = replace(PLAIN, steps=4000, batch_size=16, lr=1.5e-3)
+SHORT = replace(PLAIN, steps=600)
+PIXELS = replace(PLAIN, steps=800, batch_size=32)
 BUDGETS = (2, 4, 8, 16, 32)
 
 
-def _writer(lab, **options):
-    return lab.train(ARDM(network=WRITER, training=LONG, **options))
+def _writer(lab):
+    return lab.train(ARDM(network=WRITER, training=LONG))
+
+
+def _plain(lab):
+    """Autoregression from left to right; it learns much faster, so of the same windows four times as many a step."""
+    return lab.train(ARDM(network=WRITER, training=PLAIN, order="left-to-right"))
 
 
 def _held_out(lab, name: str, count: int) -> Tensor:
@@ -312,7 +326,7 @@ def left_to_right_takes_fewer_bits(lab) -> Finding:
         name: likelihood(model, x, OrderAgnosticBound(draws)).bits
         for name, model, draws in (
             ("all orders", _writer(lab), 16),
-            ("left to right", _writer(lab, order="left-to-right"), 1),
+            ("left to right", _plain(lab), 1),
         )
     }
     numbers = {"measure": "bits per character of 512 held-out windows"}
@@ -345,6 +359,7 @@ def schedules_are_cheaper(lab) -> Finding:
         axes.axhline(float(losses.mean()), color="0.4", linestyle=":", label="a step for each character")
         axes.set(xscale="log", xlabel="steps", ylabel="bits per character", title="held-out windows of 64")
         axes.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
+        axes.minorticks_off()
         axes.legend()
         steps.plot(range(length), losses.mean(0), label="held out")
         steps.plot(range(length), process.losses[0] / math.log(2), ".", label="in training")
@@ -473,7 +488,7 @@ GAP = slice(28, 36)
 )
 def gaps_are_read_from_both_sides(lab) -> Finding:
     x = _held_out(lab, TEXT, 512)
-    both, left = _writer(lab), _writer(lab, order="left-to-right")
+    both, left = _writer(lab), _plain(lab)
     process = both.denoiser.process
     hidden = torch.zeros(64, dtype=torch.bool)
     hidden[GAP] = True
@@ -502,11 +517,11 @@ def _page(lab, model, x: Tensor) -> str:
     gapped = [f"{text[:24]}{'_' * 12}{text[36:]}" for text in words[:2]]
     few = Sampling(Ancestral(), Policy(16))
     page = {
-        "samples of 64 steps": model.sample(range(8)),
-        "samples of 16 steps, the best schedule": model.sample(range(8, 12), few),
-        "after: the american people": model.sample(range(4), prompt="the american people "),
+        "samples of 64 steps": model.sample(range(6)),
+        "samples of 16 steps, the best schedule": model.sample(range(8, 11), few),
+        "after: the american people": model.sample(range(3), prompt="the american people "),
         **{f"filled: {gap}": model.sample(range(2), prompt=gap) for gap in gapped},
-        "the corpus, held out": x[[40, 90, 140, 190]],
+        "the corpus, held out": x[[40, 90, 140]],
     }
     lines = [
         line
@@ -516,17 +531,17 @@ def _page(lab, model, x: Tensor) -> str:
 
     def paint(axes):
         axes.axis("off")
-        axes.text(0, 1, "\n".join(lines), family="monospace", fontsize=8, va="top", transform=axes.transAxes)
+        axes.text(0, 1, "\n".join(lines), family="monospace", fontsize=6.8, va="top", transform=axes.transAxes)
 
     return lab.picture("ardm-page", paint)
 
 
 @claim(ARDM, "Digits whose grey levels come coarse first take fewer bits than whole levels at once", "table 6")
 def upscaling_takes_fewer_bits(lab) -> Finding:
-    recipe = ARDM(data="digits", network=SKETCH, training=SHORT, plain=1e-3)
+    recipe = ARDM(data="digits", network=SKETCH, training=PIXELS, plain=1e-3)
     x = _held_out(lab, "digits", 96)
     models = {"at once": lab.train(recipe), "coarse first": lab.train(replace(recipe, branching=4))}
-    bits = {name: likelihood(model, x, OrderAgnosticBound(48)).bits for name, model in models.items()}
+    bits = {name: likelihood(model, x, OrderAgnosticBound(32)).bits for name, model in models.items()}
     levels = ((lab.held_out("digits") + 1) * 8).round().long()
     numbers = {
         "measure": "bits per pixel of 96 held-out digits, 17 levels",
