@@ -2,7 +2,7 @@
 
 import cmath
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -157,3 +157,12 @@ def test_impossible_options():
             TransformerOptions(**options).build(5)
     with pytest.raises(UsageProblem, match="labels"):
         SMALL.build(5)(torch.zeros(1, 3, dtype=torch.long), torch.zeros(1), {"label": torch.zeros(1).long()})
+
+
+def test_places_tell_equal_symbols_apart_and_distances_alone_do_not():
+    """Of a sequence of one symbol, which is what a masked image is."""
+    x, t = torch.zeros(1, 5, dtype=torch.int64), torch.zeros(1).double()
+    alike = shaken(SMALL.build(3))(x, t)
+    assert torch.allclose(alike, alike[:, :1].expand_as(alike), atol=1e-10)
+    apart = shaken(replace(SMALL, places=5).build(3))(x, t)
+    assert torch.pdist(apart[0]).min() > 0.01
