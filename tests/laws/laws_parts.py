@@ -79,7 +79,7 @@ SCHEDULES = {
     "ladder": S.Geometric(0.01, 50.0, 200),
     "exponential VE": S.ExponentialVE(),
     "EDM": S.EDM(),
-    "brownian": S.Brownian(),
+    "brownian": S.Brownian(40.0),
     "rectified": S.Rectified(),
     "learned": S.Learned(-12.0, 12.0, units=16).requires_grad_(False),
 }

@@ -41,6 +41,7 @@ GRID = {  # where most of each path lies; the end of cosine schedules is left to
     "ladder": LogSNR,
     "exponential VE": LogSNR,
     "EDM": Karras,
+    "brownian": Karras,
     "rectified": Uniform,
     "learned": LogSNR,
 }
@@ -82,8 +83,8 @@ def prepared(name, step):
         grid = Karras(grid.steps)
     if name == "rectified" and isinstance(walker, (EulerMaruyama, ReverseDiffusion, PredictorCorrector)):
         grid = Karras(150)  # they begin where some signal is left
-    if name in {"VE", "ladder", "exponential VE"} and getattr(walker, "inner", walker) == Euler():
-        grid = LogSNR(600)  # its own time is log sigma, where the first order needs many steps
+    if name in {"VE", "ladder", "exponential VE", "brownian"} and getattr(walker, "inner", walker) == Euler():
+        grid = LogSNR(600)  # their own times are log sigma or sigma^2, where the first order needs many steps
     return walker, grid
 
 
