@@ -132,6 +132,9 @@ def generate(
     if state.is_main_process:
         first = part.first(min(count, SHOWN)) if sheet is None else sheet
         kind.sheet(first, out, model.spec, columns=columns(model, len(first), label))
+        begun, _ = model.recipe.begin(model.spec, range(seed, seed + len(first)), start)
+        if begun is not None:  # the same sheet of what they were made from
+            kind.sheet(kind.finish(begun, model.spec), out, model.spec, name="start")
     return kind.where(out, "")
 
 

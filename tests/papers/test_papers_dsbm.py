@@ -12,6 +12,7 @@ from unnoise.errors import UsageProblem
 from unnoise.model import Model, train_model
 from unnoise.networks import UNetOptions
 from unnoise.papers.dsbm import SchroedingerBridge, held_out
+from unnoise.recipe import Spec
 from unnoise.rng import Rng
 from unnoise.samplers import BridgeFlow, Uniform
 from unnoise.training import TrainingOptions
@@ -77,6 +78,7 @@ def test_the_command_takes_held_out_images_over(run, capsys):
     starts = {json.loads((folder / "sampling.json").read_text())["start"] for folder in folders}
     assert starts == {None, "digits"}
     assert all(len(list((folder / "images").glob("*.png"))) == 4 for folder in folders)
+    assert all((folder / "start.png").exists() for folder in folders)
     assert main(["sample", str(run), "--start", "faces"]) == 2
     assert main(["sample", str(run), "--sampler", "heun"]) == 2
     said = capsys.readouterr().err
@@ -92,10 +94,14 @@ def test_what_cannot_be_is_told_before_a_run_is_begun(tmp_path):
     for recipe, why in (
         (SchroedingerBridge(data="digits", other="nowhere"), "unknown data set 'nowhere'"),
         (SchroedingerBridge(data="digits", other="fashion-mnist", coupling="paired"), "are no pairs"),
+        (SchroedingerBridge(data="digits", other="digits"), "both ends of the bridge are digits"),
     ):
         with pytest.raises(UsageProblem, match=why):
             train_model(recipe, load("digits"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    one_way = SchroedingerBridge(data="digits", other="fashion-mnist", training=TrainingOptions(steps=500))
+    with pytest.raises(UsageProblem, match="the way from digits was never learned"):
+        one_way.begin(Spec((1, 8, 8)), [0], "digits")
 
 
 @pytest.mark.parametrize("coupling", ["reference", "optimal", "entropic", "paired"])

@@ -92,6 +92,9 @@ class BridgeMatching(Objective):
                 self._simulate(denoiser, turn, within)
         return (turn,)
 
+    def observe(self, loss: Loss) -> None:
+        self.matching.observe(loss)
+
     def _simulate(self, denoiser: Denoiser, turn: str, within: int) -> None:
         """Pairs for `turn` to learn from: data of the end that it guesses, and where the other network takes them."""
         plan, near, far = self.half_steps, *self._ends(turn)

@@ -127,6 +127,8 @@ class SchroedingerBridge(Recipe):
 
     def fitted(self, data: Any) -> SchroedingerBridge:
         there = replace(self, other=_absolute(self.other))
+        if there.other == self.data:
+            raise UsageProblem(f"both ends of the bridge are {self.data}; choose another --other")
         there.first_pairs(
             data, there.others(Spec.like(data))
         )  # what is missing or does not fit is told before anything is written
@@ -176,6 +178,11 @@ class SchroedingerBridge(Recipe):
         start = self.other if start is None else _absolute(start)
         if start not in (self.other, self.data):
             raise unknown("start", start, [self.other, self.data])
+        if start == self.data and self.training.minutes is None and self.training.steps <= self.first_steps:
+            raise UsageProblem(
+                f"the first fit took all steps, so the way from {start} was never learned; train on with --steps more than "
+                f"{self.first_steps}"
+            )
         x = held_out(start, spec)
         chosen = x[[seed % len(x) for seed in seeds]]
         return chosen, () if start == self.other else (mirrored,)
