@@ -329,7 +329,7 @@ def beats_its_teacher_at_few(lab) -> Finding:
     student, seed = _student(lab, lab.seeds[0]), lab.seeds[0]
     rows = {f"teacher, {n}": _taught(lab, seed, n) for n in (35, 2, 1)}
     rows |= {f"student, {n}": _jumps(lab, student, n) for n in (2, 1)}
-    picture = lab.gallery_of("ctm-few-evaluations", rows, columns=20)
+    picture = lab.gallery_of("ctm-few-evaluations", rows, columns=10)
     return Finding.over_seeds(margins, {"measure": MEASURE, **numbers}, [picture])
 
 
