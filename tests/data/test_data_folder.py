@@ -75,7 +75,7 @@ def test_images_are_decoded_once_and_only_when_asked_for(animals):
 def test_without_a_cache_the_files_are_read_again(animals, monkeypatch):
     from unnoise.data import pixels
 
-    monkeypatch.setattr(pixels.Lazy.__init__, "__defaults__", (0,))
+    monkeypatch.setattr(pixels.Lazy.__init__, "__defaults__", (0, torch.uint8))
     root, _ = animals
     data = load(root)
     first = data.batch([3, 1, 3])
