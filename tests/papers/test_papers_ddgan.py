@@ -7,6 +7,7 @@ import torch
 
 from unnoise.data import load
 from unnoise.errors import UsageProblem
+from unnoise.metrics import sliced_wasserstein
 from unnoise.model import Model, train_model
 from unnoise.networks import Discriminator, DiscriminatorOptions, UNetOptions
 from unnoise.networks.discriminator import deviation
@@ -23,7 +24,7 @@ SMALL = DDGAN(
     network=UNetOptions(channels=32, mult=(1,), blocks=1, attention=(), conditioning="add"),
     critic=DiscriminatorOptions(channels=16),
     training=TrainingOptions(
-        steps=150, batch_size=64, lr=1e-3, betas=(0.5, 0.9), clip=None, ema=1000, precision="fp32"
+        steps=200, batch_size=64, lr=5e-4, betas=(0.5, 0.9), clip=None, ema=2000, precision="fp32"
     ),
 )
 
@@ -31,13 +32,12 @@ SMALL = DDGAN(
 def test_it_learns_digits_in_seconds(tmp_path):
     data = load("digits")
     model, result = train_model(SMALL, data, tmp_path / "run", preview=False)
-    assert result.steps == 150
+    assert result.steps == 200
     x = model.sample(range(200))
     assert x.shape == (200, 1, 8, 8) and x.abs().max() <= 1
-    truth = data.batch(range(len(data))).x.mean(0)
-    untrained = Model(SMALL, Spec.of(data)).sample(range(200))
-    error = (x.mean(0) - truth).square().mean()
-    assert error < 0.25 * (untrained.mean(0) - truth).square().mean()
+    truth, untrained = data.batch(range(len(data))).x.flatten(1), Model(SMALL, Spec.of(data)).sample(range(200))
+    near, far = (sliced_wasserstein(y.flatten(1), truth, seed=0) for y in (x, untrained))
+    assert near < 0.6 * far
     assert x.std(0).mean() > 0.2  # it has not collapsed to one picture
     torch.testing.assert_close(Model.load(tmp_path / "run").sample([2])[0], x[2], atol=2e-2, rtol=0)
 
