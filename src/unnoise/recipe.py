@@ -339,7 +339,7 @@ class Recipe:
         return Flipped(objective) if self.flip else objective
 
     def build_network(self, spec: Spec, outputs: int = 1, inputs: int = 1) -> torch.nn.Module:
-        """The U-Net for this data; `outputs` is 2 where variances are learned beside the mean, `inputs` where it sees a velocity."""
+        """The U-Net for this data; `outputs` is 2 where variances are learned, too, `inputs` where it sees a velocity."""
         channels = spec.shape[0]
         if self.conditional and spec.num_classes is None:
             raise UsageProblem(

@@ -40,7 +40,9 @@ def test_files_give_back_what_was_stored(name, tmp_path):
     kind.save(stored if kind.single else stored[3], path, spec)
     written, read = stored if kind.single else stored[3], kind.read(path, spec)
     assert read.dtype == written.dtype
-    torch.testing.assert_close(read, written, atol=1e-6 if name == "points" else 0, rtol=0)  # points pass through degrees
+    torch.testing.assert_close(
+        read, written, atol=1e-6 if name == "points" else 0, rtol=0
+    )  # points pass through degrees
     decoded = kind.decode(stored, spec)
     assert decoded.shape == samples(name).shape
     torch.testing.assert_close(kind.finish(decoded, spec), stored)
