@@ -33,6 +33,7 @@ from unnoise.samplers import (
 COUNT = 3000
 GRID = {  # where most of each path lies; the end of cosine schedules is left to grids in log-SNR
     "linear betas": Integers,
+    "straight betas": Integers,
     "cosine betas": Integers,
     "linear VP": Quadratic,
     "sub-VP": LogSNR,
@@ -79,7 +80,7 @@ def prepared(name, step):
     if step in parts.ADAPTIVE:
         return replace(walker, atol=1e-4, rtol=1e-3), LogSNR(2)
     grid = GRID[name](150 // getattr(walker, "stages", 1))
-    if isinstance(walker, Churn) and name in {"linear betas", "cosine betas", "rectified"}:
+    if isinstance(walker, Churn) and name in {"linear betas", "straight betas", "cosine betas", "rectified"}:
         grid = Karras(grid.steps)
     if name == "rectified" and isinstance(walker, (EulerMaruyama, ReverseDiffusion, PredictorCorrector)):
         grid = Karras(150)  # they begin where some signal is left
