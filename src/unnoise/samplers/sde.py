@@ -52,9 +52,9 @@ class _Reverse(Step):
         return 1 if self.noise else None
 
     def check(self, process: Process) -> None:
-        super().check(process)
         if self.brownian:
             needs_one_level(process)
+        super().check(process)
 
     def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]) -> Noise | None:
         alpha = points[0].alpha
