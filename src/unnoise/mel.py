@@ -99,8 +99,8 @@ def from_mel(mel: Tensor, scale: Scale) -> Tensor:
 @lru_cache
 def filters(mel: Mel) -> Tensor:
     """W: triangles (bands, window // 2 + 1), float32, whose corners are evenly spaced in mel."""
-    ends = to_mel(torch.tensor([mel.low, mel.top], dtype=torch.float64), mel.scale)
-    corners = from_mel(torch.linspace(*ends.tolist(), mel.bands + 2, dtype=torch.float64), mel.scale)[:, None]
+    low, high = to_mel(torch.tensor([mel.low, mel.top], dtype=torch.float64), mel.scale).tolist()
+    corners = from_mel(torch.linspace(low, high, mel.bands + 2, dtype=torch.float64), mel.scale)[:, None]
     f = torch.linspace(0, mel.rate / 2, mel.window // 2 + 1, dtype=torch.float64)
     rise = (f - corners[:-2]) / (corners[1:-1] - corners[:-2])
     fall = (corners[2:] - f) / (corners[2:] - corners[1:-1])

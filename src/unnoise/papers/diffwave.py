@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..data import Batch, DataSet, load, load_like
+from ..data import DataSet, load, load_like
 from ..data.sound import read_sound
 from ..denoisers import Denoiser, NetworkDenoiser
 from ..denoisers import preconditioning as pre
@@ -323,7 +323,7 @@ SPOKEN = 60
 """Words that are spoken from their class, six of each."""
 
 
-def _held_out(lab) -> Batch:
+def _held_out(lab):
     return lab.data("spoken-digits", "held-out").batch(range(WORDS))
 
 
