@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..denoisers.denoiser import Denoiser
 from ..likelihood.jump import score_entropy_nats
-from ..processes import Jump, JumpPoint, Ratios
+from ..processes import Jump, Ratios
 from ..samplers import Ancestral, Step
 from .sequences import Joint
 
@@ -30,7 +31,7 @@ def walk_output(
     law: Joint,
     process: Jump,
     step: Step,
-    points: list[JumpPoint],
+    points: Sequence[Any],
     guide: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser,
 ) -> Tensor:
     """The law of what a walk down `points` ends in (tokens^length,), float64, in the order of `law.every`: with the exact

@@ -23,7 +23,7 @@ from ..networks import TransformerOptions
 from ..objectives import Objective, ScoreEntropy, Stratified
 from ..oracles import Joint, MarkovChain, Trigrams
 from ..oracles.walks import exact_bound, walk_output
-from ..processes import GRAPHS, AbsorbGraph, GeometricTotal, Jump, LogLinear, Ratios, UniformGraph
+from ..processes import GRAPHS, AbsorbGraph, GeometricTotal, Jump, LogLinear, Ratios, TotalNoise, UniformGraph
 from ..recipe import Recipe, Sampling, Spec, Training
 from ..rng import Rng, stream
 from ..samplers import Ancestral, TauLeaping, Uniform, sample
@@ -315,7 +315,12 @@ def absorbing_gives_fewer_bits(lab) -> Finding:
 )
 def score_entropy_is_masked_cross_entropy(lab) -> Finding:
     free, normalised = _bits(lab), _bits(lab, normalised=True)
-    numbers = {"measure": "bits per character", "score entropy": free, "cross-entropy": normalised}
+    numbers = {
+        "measure": "bits per character of 128 held-out windows",
+        "score entropy": free,
+        "cross-entropy": normalised,
+        "note": "where these 600 steps end the loss still falls by 0.05 in 50 steps; seeds differ by as much",
+    }
     return Finding.over_seeds([0.05 - abs(a - b) for a, b in zip(free, normalised, strict=True)], numbers)
 
 
@@ -332,16 +337,12 @@ def _walks(chain: MarkovChain, process: Jump, step, steps: int, seed: int, count
     return -float(chain.log_prob(x).mean()) / chain.length
 
 
-@claim(
-    SEDD,
-    "With exact ratios on the uniform graph, analytic samples of 8 to 32 steps are likelier than tau-leaping's",
-    "2310.16834",
-)
-def analytic_beats_tau_leaping(lab) -> Finding:
+def _contest(lab, noise: TotalNoise, count: int) -> Finding:
+    """Analytic steps against tau-leaping on the uniform graph: the least margin of 8, 16 and 32 steps for each seed."""
     chain, counts = _chain(lab), (8, 16, 32)
-    process = Jump(UniformGraph(chain.tokens), LogLinear())
+    process = Jump(UniformGraph(chain.tokens), noise)
     found = {
-        name: [[_walks(chain, process, step, k, seed, 1024) for k in counts] for seed in lab.seeds]
+        name: [[_walks(chain, process, step, k, seed, count) for k in counts] for seed in lab.seeds]
         for name, step in (("analytic", Ancestral()), ("tau-leaping", TauLeaping()))
     }
     margins = [
@@ -349,12 +350,28 @@ def analytic_beats_tau_leaping(lab) -> Finding:
         for pair in zip(found["analytic"], found["tau-leaping"], strict=True)
     ]
     numbers = {
-        "measure": "nats per character of 1024 samples under the true chain, the least margin of all steps",
+        "measure": f"nats per character of {count} samples under the true chain, the least margin of all steps",
         "steps": counts,
         "entropy of the chain": chain.entropy / chain.length,
         **found,
     }
     return Finding.over_seeds(margins, numbers)
+
+
+@claim(
+    SEDD,
+    "With exact ratios on the uniform graph, analytic samples of 8, 16 and 32 steps are likelier than tau-leaping's",
+    "2310.16834",
+)
+def analytic_beats_tau_leaping(lab) -> Finding:
+    return _contest(
+        lab, LogLinear(), 1024
+    )  # whose law of one token is a straight line, along which tau-leaping errs nowhere
+
+
+@claim(SEDD, "And so they are with geometric noise", "2310.16834")
+def analytic_beats_tau_leaping_in_geometric_noise(lab) -> Finding:
+    return _contest(lab, GeometricTotal(), 256)
 
 
 @claim(SEDD, "Each doubling of the steps, from 4 to 32, makes samples likelier (absorb, exact ratios)", "2310.16834")
