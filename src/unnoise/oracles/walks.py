@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..denoisers.denoiser import Denoiser
 from ..likelihood.jump import score_entropy_nats
 from ..processes import Jump, Ratios
 from ..samplers import Ancestral, Step
@@ -32,7 +31,7 @@ def walk_output(
     process: Jump,
     step: Step,
     points: Sequence[Any],
-    guide: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser,
+    guide: Callable[[Any], Any] = lambda denoiser: denoiser,
 ) -> Tensor:
     """The law of what a walk down `points` ends in (tokens^length,), float64, in the order of `law.every`: with the exact
     denoiser, guided if asked, from the true law of x_t at the first of them. `step`: Ancestral() or TauLeaping()."""
