@@ -86,7 +86,9 @@ def walk(process, steps, top=0.9, low=0.25):
 )
 @pytest.mark.parametrize("name", PROCESSES)
 def test_weak_order(name, step, draws, order):
-    process, counts, errors = PROCESSES[name], (80, 160, 320), []
+    process, counts, errors = PROCESSES[name], (40, 80, 160), []
+    if step == EulerMaruyama(0.5):
+        counts = (80, 160, 320)  # at 40 it is not yet where its order rules
     mean, covariance = truth(process, process.point(0.25))
     for steps in counts:
         m, v = output(process, step, walk(process, steps), draws)
@@ -98,7 +100,7 @@ def test_weak_order(name, step, draws, order):
 def test_the_order_of_the_splitting_is_that_of_its_kick():
     """Halving the step: errors of the published kick halve, of the midpoint's fall to a quarter."""
     for stages, ratio in ((1, 2.0), (2, 4.0)):
-        found = [output(DAMPED, SSCS(stages), walk(DAMPED, n), 2)[1] for n in (160, 320)]
+        found = [output(DAMPED, SSCS(stages), walk(DAMPED, n), 2)[1] for n in (80, 160)]
         coarse, fine = (abs(float(v - truth(DAMPED, DAMPED.point(0.25))[1][0, 0])) for v in found)
         assert coarse / fine == pytest.approx(ratio, abs=0.12)
 
