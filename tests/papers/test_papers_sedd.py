@@ -71,9 +71,18 @@ def test_commands(run, tmp_path, capsys):
     files = sorted((tmp_path / "out" / "images").glob("*.txt")) or sorted((tmp_path / "out").rglob("*.txt"))
     assert files and any(file.read_text().startswith("isle ") for file in files)
     capsys.readouterr()
-    assert main(["likelihood", str(run), "--method", "continuous", "--count", "4", "--draws", "4", "--json"]) in (0, None)
+    assert main(["likelihood", str(run), "--method", "continuous", "--count", "4", "--draws", "4", "--json"]) in (
+        0,
+        None,
+    )
     told = json.loads(capsys.readouterr().out)
     assert told["method"]["name"] == "continuous" and 0 < told["bits"] < 5
+
+
+def test_every_option_has_a_flag_of_its_own(capsys):
+    assert main(["train", "sedd", "--help"]) in (0, None)
+    told = capsys.readouterr().out
+    assert all(flag in told for flag in ("--graph", "--left", "--normalised", "--eps", "--network.width"))
 
 
 def test_published_network_has_its_size():
@@ -103,7 +112,7 @@ def test_options_that_do_not_fit():
         SEDD(graph="uniform", normalised=True)
     with pytest.raises(UsageProblem, match="backwards"):
         SEDD(flip=True)
-    with pytest.raises(UsageProblem, match="eps"):
+    with pytest.raises(UsageProblem, match="fraction of tokens"):
         SEDD(eps=2.0)
     with pytest.raises(UsageProblem, match="no labels"):
         SEDD(conditional=True).denoiser(Spec((8,), kind="text", alphabet=("a", "b")))

@@ -180,7 +180,7 @@ def test_prior_is_what_even_tokens_become():
 def test_what_is_impossible_is_refused():
     with pytest.raises(UsageProblem, match="2 or more"):
         AbsorbGraph(1)
-    with pytest.raises(UsageProblem, match="eps"):
+    with pytest.raises(UsageProblem, match="fraction of tokens"):
         LogLinear(0.0)
     with pytest.raises(UsageProblem, match="does not rise"):
         GeometricTotal(1.0, 0.5)

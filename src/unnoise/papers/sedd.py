@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from tyro.conf import arg
 
 from ..denoisers import Denoiser, Guidance, RatioDenoiser, clamped, prompted
 from ..errors import UsageProblem
@@ -52,7 +53,7 @@ class SEDD(Recipe):
     """Whether a struck token is masked, or drawn anew."""
     noise: Literal["log-linear", "geometric"] = "log-linear"
     """How the total noise grows."""
-    eps: float = 1e-3
+    eps: Annotated[float, arg(name="left")] = 1e-3  # the optimizer has an --eps
     """log-linear: the fraction of tokens that is left at t = 1."""
     low: float = 1e-4
     """geometric: total noise at t = 0."""

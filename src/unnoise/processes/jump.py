@@ -50,7 +50,7 @@ class LogLinear(TotalNoise):
 
     def __post_init__(self) -> None:
         if not 0 < self.eps < 1:
-            raise UsageProblem(f"eps is {self.eps}, but the fraction of tokens left at t = 1 lies between 0 and 1")
+            raise UsageProblem(f"the fraction of tokens left at t = 1 is {self.eps}, but must lie between 0 and 1")
 
     def total(self, t: Tensor) -> Tensor:
         return -torch.log1p(-(1 - self.eps) * t)
