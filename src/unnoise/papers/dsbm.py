@@ -417,7 +417,7 @@ def _gaussians(lab, seed: int) -> list[dict[str, float]]:
     found = []
     for i, bridged in enumerate(_fits(lab, "gaussians", seed, (z[0] - 0.1, z[1] + 0.1), halves=4)):
         towards, sign = (bridged, 1) if i % 2 == 0 else (bridged.mirrored, -1)
-        start = z[2] + 0.1 * sign
+        start = z[2, :4000] + 0.1 * sign
         end, _ = _walk(towards, start)
         covariance = float(((start - start.mean(0)) * (end - end.mean(0))).mean())
         found.append({"covariance": covariance, "mean": float(end.mean()) * sign, "variance": float(end.var(0).mean())})
@@ -426,13 +426,17 @@ def _gaussians(lab, seed: int) -> list[dict[str, float]]:
 
 @claim(
     SchroedingerBridge,
-    "Between Gaussians in five dimensions the pairs of each half-step have the covariance of the exact iteration, within 0.03",
+    "Between Gaussians in five dimensions the pairs of each half-step have the covariance of the exact iteration within 0.03, and "
+    "what the last one reaches has its mean and variance within 0.05",
     "table 3",
 )
 def covariance_converges(lab) -> Finding:
     exact = [_after(n) for n in range(1, 6)]
     found = [_gaussians(lab, seed) for seed in lab.seeds]
-    margins = [0.03 - max(abs(row["covariance"] - c) for row, c in zip(rows, exact, strict=True)) for rows in found]
+    margins = []
+    for rows in found:
+        apart = max(abs(row["covariance"] - c) for row, c in zip(rows, exact, strict=True))
+        margins.append(min(0.03 - apart, 0.05 - abs(rows[-1]["mean"] + 0.1), 0.05 - abs(rows[-1]["variance"] - 1)))
 
     def paint(axes):
         for rows in found:
@@ -442,22 +446,8 @@ def covariance_converges(lab) -> Finding:
         axes.set_xlabel("half-step")
         axes.set_ylabel("covariance of the ends")
 
-    numbers = {
-        "exact": exact,
-        **{f"seed {s}": [r["covariance"] for r in rows] for s, rows in zip(lab.seeds, found, strict=True)},
-    }
+    numbers = {"exact": exact, **{f"seed {s}": rows for s, rows in zip(lab.seeds, found, strict=True)}}
     return Finding.over_seeds(margins, numbers, [lab.picture("gaussians", paint)])
-
-
-@claim(
-    SchroedingerBridge,
-    "There, after five half-steps, the end that a diffusion reaches has its mean within 0.05 and its variance within 5 %",
-    "table 3",
-)
-def ends_keep_their_laws(lab) -> Finding:
-    found = [_gaussians(lab, seed) for seed in lab.seeds]
-    margins = [0.05 - max(abs(rows[-1]["mean"] + 0.1), abs(rows[-1]["variance"] - 1)) for rows in found]
-    return Finding.over_seeds(margins, {f"seed {s}": rows for s, rows in zip(lab.seeds, found, strict=True)})
 
 
 def _moons(seed: int, count: int) -> Tensor:
