@@ -563,7 +563,7 @@ def latents_beat_pixels(lab) -> Finding:
     x, _, _ = _pictures(lab)
     models = {"latents": _latent(lab), "pixels": _in_pixels(lab)}
     found = {name: _samples(lab, model) for name, model in models.items()}
-    margin = lab.difference(lambda y: lab.sliced(y, x), found["pixels"], found["latents"])
+    value, low, high = lab.difference(lambda y: lab.sliced(y, x), found["pixels"], found["latents"])
     numbers = {
         "measure": f"sliced_wasserstein[pixels] of a sample for each of {len(x)} captions to their pictures, {STEPS} steps",
         **{
@@ -577,7 +577,7 @@ def latents_beat_pixels(lab) -> Finding:
         },
         "seconds of training the autoencoder": lab.used[_first(lab).path.name],
     }
-    return Finding.bootstrapped(*margin, numbers)
+    return Finding.bootstrapped(value, low, high, numbers)
 
 
 @claim(LDM, "The same number of steps takes less time in latents, decoding included", "2112.10752")

@@ -27,9 +27,12 @@ class TextEncoder(Protocol):
     null     the empty caption "", which dropping a caption amounts to: no token at all.
     """
 
-    length: int
-    rows: int | None
-    width: int
+    @property
+    def length(self) -> int: ...
+    @property
+    def rows(self) -> int | None: ...
+    @property
+    def width(self) -> int: ...
 
     def encode(self, captions: Sequence[str]) -> Tensor: ...
 

@@ -114,7 +114,7 @@ class MiniLM:
 
 def _transformers() -> Any:
     try:
-        import transformers
+        import transformers  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError, OSError) as error:
         raise Problem(f"this text encoder needs the package transformers ({error}); pip install transformers") from None
     return transformers
