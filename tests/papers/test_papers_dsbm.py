@@ -8,6 +8,7 @@ import torch
 
 from unnoise.cli import main
 from unnoise.data import load
+from unnoise.data.pictures import save_png
 from unnoise.errors import UsageProblem
 from unnoise.model import Model, train_model
 from unnoise.networks import UNetOptions
@@ -102,6 +103,20 @@ def test_what_cannot_be_is_told_before_a_run_is_begun(tmp_path):
     one_way = SchroedingerBridge(data="digits", other="fashion-mnist", training=TrainingOptions(steps=500))
     with pytest.raises(UsageProblem, match="the way from digits was never learned"):
         one_way.begin(Spec((1, 8, 8)), [0], "digits")
+
+
+def test_a_run_goes_on_with_the_other_set_it_began_with(tmp_path):
+    """Here the other set is a folder, and an image of it is lost."""
+    for i in range(3):
+        save_png(torch.full((1, 8, 8), 60 * i, dtype=torch.uint8), tmp_path / "others" / "train" / f"{i}.png")
+    training = TrainingOptions(steps=1, batch_size=4, preview_every=0)
+    recipe = SchroedingerBridge(
+        data="digits", other=str(tmp_path / "others"), network=SMALL, pairs=2, training=training
+    )
+    train_model(recipe, load("digits"), tmp_path / "run", preview=False)
+    (tmp_path / "others" / "train" / "1.png").unlink()
+    with pytest.raises(UsageProblem, match="other_fingerprint"):
+        train_model(recipe, load("digits"), tmp_path / "run", preview=False)
 
 
 @pytest.mark.parametrize("coupling", ["reference", "optimal", "entropic", "paired"])

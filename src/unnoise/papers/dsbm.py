@@ -62,6 +62,8 @@ class SchroedingerBridge(Recipe):
     """What samples look like: the end t = 0."""
     other: str = "emoji-google"
     """What they are made from: the end t = 1. Brought to the size of `data`."""
+    other_fingerprint: str = ""
+    """Filled in: a run goes on with the other set that it began with."""
     reference: Literal["brownian", "ou"] = "brownian"
     """What the bridge keeps close to: dx = sigma dw, or dx = -x/2 dt + dw."""
     sigma: float = 1.0
@@ -129,10 +131,9 @@ class SchroedingerBridge(Recipe):
         there = replace(self, other=_absolute(self.other))
         if there.other == self.data:
             raise UsageProblem(f"both ends of the bridge are {self.data}; choose another --other")
-        there.first_pairs(
-            data, there.others(Spec.like(data))
-        )  # what is missing or does not fit is told before anything is written
-        return there
+        others = there.others(Spec.like(data))  # what is missing is told before anything is written
+        there.first_pairs(data, others)  # and so is what does not fit
+        return replace(there, other_fingerprint=others.fingerprint)
 
     def others(self, spec: Spec, split: str = "train") -> Any:
         """The other set."""
