@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,6 +23,8 @@ from torch import Tensor, nn
 
 from ..couplings import Coupling, Diffused, Paired, Unpaired, entropic, optimal, sinkhorn
 from ..data import Batch, load_like
+from ..data.builtin import BUILTIN
+from ..data.fetched import FETCHED
 from ..denoisers import Bridged, Guidance, NetworkDenoiser
 from ..denoisers import preconditioning as pre
 from ..errors import UsageProblem, unknown
@@ -210,8 +211,9 @@ def held_out(name: str, spec: Spec) -> Tensor:
 
 
 def _absolute(name: str) -> str:
-    """A path in full, so that a run can go on from elsewhere; a name as it is."""
-    return str(Path(name).expanduser().absolute()) if os.sep in name and not name.startswith("hf:") else name
+    """A folder's path in full, so that a run can go on from elsewhere; the name of a set as it is."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if name not in (*BUILTIN, *FETCHED) and path.exists() else name
 
 
 # Exact checks.
