@@ -380,7 +380,7 @@ def _shown(lab, name: str, rows: dict[str, Tensor], every: int = 4) -> str:
 def the_vocoder_follows(lab) -> Finding:
     batch = _held_out(lab)
     made, spoken = _vocoded(lab), _spoken(lab)
-    noise = 0.1 * Rng.from_seeds(range(len(batch))).normal(*batch.x.shape[1:])  # as loud as the words
+    noise = batch.x.std() * Rng.from_seeds(range(len(batch))).normal(*batch.x.shape[1:])  # as loud as the words
     found = {name: _distance(x, batch.x) for name, x in {**made, "told the word": spoken, "noise": noise}.items()}
     near, far = found["all 50 steps"], found["told the word"]
     shown = _shown(lab, "vocoded", {"target": batch.x, **made, "told the word": spoken})
