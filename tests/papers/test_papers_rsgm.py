@@ -49,7 +49,9 @@ def test_it_learns_where_airports_are(run):
 
 @pytest.mark.parametrize("loss", ("denoising", "implicit", "sliced"))
 def test_every_loss_learns_torsions(loss, tmp_path):
-    recipe = RSGM(data="torsions", loss=loss, network=SMALL, training=replace(SHORT, steps=200, lr=2e-3, preview_every=0))
+    recipe = RSGM(
+        data="torsions", loss=loss, network=SMALL, training=replace(SHORT, steps=200, lr=2e-3, preview_every=0)
+    )
     model, result = train_model(recipe, load("torsions"), tmp_path / "run", preview=False)
     assert result.steps == 200 and model.recipe.manifold == "torus-2"
     x = load("torsions", "held-out").batch(range(0, 1900, 40)).x
@@ -104,7 +106,7 @@ def test_published_networks_are_as_large_as_they_should_be():
 def test_a_claim_without_its_data_is_skipped(monkeypatch, tmp_path):
     monkeypatch.delenv("UNNOISE_EARTH", raising=False)
     with pytest.raises(Absent, match="set UNNOISE_EARTH to the folder"):
-        rsgm.earth_beats_kent(None)
+        rsgm.volcanoes(None)
     monkeypatch.setenv("UNNOISE_EARTH", str(tmp_path))
     with pytest.raises(Absent, match=r"there is no volerup\.csv"):
         rsgm._earth("volcano")

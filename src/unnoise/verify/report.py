@@ -52,6 +52,8 @@ def verify(
         row = _measure(slug, claim, lab, fresh)
         record["claims"].append(row)
         say(f"{row['verdict']}: {claim.statement}" + (f"  {row['interval']}" if "interval" in row else ""))
+        if row["verdict"] == "skipped":
+            say(f"  {row['reason']}")
         for name in row.get("pictures", ()):
             folder = _gallery(lab, slug) if results is None or only is not None else results / slug
             say(f"  figure: {folder / name}.png")
