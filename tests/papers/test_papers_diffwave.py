@@ -161,13 +161,13 @@ def test_words_are_told_by_their_class(tmp_path):
 def test_it_learns_words_in_seconds(tmp_path):
     """The error of the guess where the noise is twice as loud as the words, relative to that of the best linear guess."""
     training = TrainingOptions(
-        steps=100, batch_size=16, lr=5e-3, ema=500, precision="fp32", preview_every=0, checkpoint_every=50
+        steps=150, batch_size=8, lr=5e-3, ema=400, precision="fp32", preview_every=0, checkpoint_every=150
     )
-    network = WaveNetOptions(channels=16, layers=6, cycle=6, upsample=(8, 8))
-    recipe = replace(DiffWave.vocoder(), network=network, training=training, crop=1024)
+    network = WaveNetOptions(channels=8, layers=4, cycle=4, upsample=(8, 8))
+    recipe = replace(DiffWave.vocoder(), network=network, training=training, crop=512)
     with torch.enable_grad():
         model, result = train_model(recipe, load("spoken-digits"), tmp_path / "run", preview=False)
-    assert result.steps == 100
+    assert result.steps == 150
     batch, process = load("spoken-digits", "held-out").batch(range(48)), model.denoiser.process
     variance = float(batch.x.var())
     t = process.schedule.time(torch.tensor(-2 * np.log(2 * variance**0.5))).expand(48)
