@@ -367,7 +367,7 @@ def _spoken(lab) -> Tensor:
     return torch.stack(rows)
 
 
-def _shown(lab, name: str, rows: dict[str, Tensor], every: int = 4) -> str:
+def _shown(lab, name: str, rows: dict[str, Tensor], every: int = 8) -> str:
     """A picture of some sounds of each row, as mel spectrograms."""
     return lab.gallery_of(name, {label: picture(SPEECH(x[::every])) for label, x in rows.items()}, columns=10)
 
