@@ -143,7 +143,9 @@ class ScoreSDE(Recipe):
         # g^2 |score error|^2 is twice the ELBO's weighting, whatever the SDE
         times = Uniform(self.t_min)
         matching = Matching("eps", times, "constant" if self.weighting == "simple" else "elbo")
-        return WithClassifier(matching, times, lr=self.classifier_lr, weight_decay=0.05) if self.classifier else matching
+        return (
+            WithClassifier(matching, times, lr=self.classifier_lr, weight_decay=0.05) if self.classifier else matching
+        )
 
     def sampling(self) -> Sampling:
         # VE keeps noise at t = 0 and is walked to there; the others leave off at 1/1000
