@@ -128,7 +128,9 @@ class Continuous(Method):
 
     def _of_tokens(self, denoiser, x, rng, cond):
         if self.steps is not None:
-            raise UsageProblem("tokens that jump have a bound of a chain of steps by the method bound; leave steps out here")
+            raise UsageProblem(
+                "tokens that jump have a bound of a chain of steps by the method bound; leave steps out here"
+            )
         with torch.no_grad():
             terms = jump_bound(denoiser, x, rng, cond, draws=self.draws, start=self.start)
         parts = {"prior": terms.prior, "diffusion": terms.diffusion, "reconstruction": terms.reconstruction}
