@@ -35,7 +35,7 @@ def probes_for(x: Tensor, divergence: str, probes: int, rng: Rng, stirred: Tenso
 
     `stirred`: 1 for the numbers of a state that the guess moves. Directions in the others would add noise and nothing else.
     """
-    moved = x[0].numel() if isinstance(stirred, float) else int(stirred.sum())
+    moved = int(stirred.sum()) if isinstance(stirred, Tensor) else x[0].numel()
     if divergence == "exact" or (divergence == "auto" and moved <= EXACT_UP_TO):
         return None
     if divergence == "gaussian":

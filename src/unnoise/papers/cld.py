@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -175,7 +175,7 @@ class _Columns(Rng):
 def _variance(step: Step, times: list[float]) -> float:
     """Of x where a walk through these times ends, exactly, less what it should be: on N(0.3, 1/4) data, from their law."""
     denoiser = _normal()
-    points = denoiser.process.points(times)
+    points: Any = denoiser.process.points(times)
     rows = 3 + 4 * len(points)
     start = torch.zeros(rows, 2, 1, dtype=torch.float64)
     start[1, 0] = start[2, 1] = 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -50,7 +50,7 @@ class SSCS(Step):
     def init(self, denoise: Denoise, x: Tensor, points: Sequence[Kernel]) -> dict[float, Kernel]:  # type: ignore[override]
         """The middle of each step, by its first time."""
         self.fits(len(points) - 1)
-        middles = denoise.process.points([(t.t + s.t) / 2 for t, s in zip(points, points[1:], strict=False)])
+        middles: Any = denoise.process.points([(t.t + s.t) / 2 for t, s in zip(points, points[1:], strict=False)])
         return {float(t.t): middle for t, middle in zip(points, middles, strict=False)}
 
     def step(  # type: ignore[override]
@@ -60,8 +60,8 @@ class SSCS(Step):
         if s.is_clean:
             return process.state(denoise(x, t).mean), state
 
-        def kick(u: Tensor, at: Kernel) -> Tensor:
-            return process.excess(u, denoise(u, at).mean, at)  # type: ignore[arg-type]
+        def kick(u: Tensor, at: Any) -> Tensor:
+            return process.excess(u, denoise(u, at).mean, at)
 
         middle, h = state[float(t.t)], float(t.t) - float(s.t)
         u = process.relaxed(x, t, middle).sample(rng)
