@@ -71,7 +71,7 @@ class BridgeMatching(Objective):
 
     def __init__(self, matching: Matching, half_steps: HalfSteps, shape: Sequence[int]):
         super().__init__()
-        self.matching, self.half_steps, self.half = matching, half_steps, 0
+        self.matching, self.half_steps, self.half_step = matching, half_steps, 0
         self.ends: tuple[Any, Any] | None = None
         self.coupling: Coupling | None = None
         for name in ("data", "others"):
@@ -85,9 +85,9 @@ class BridgeMatching(Objective):
         return _side(denoiser, turn).parameters()
 
     def prepare(self, step: int, shown: Callable[[], AbstractContextManager[Denoiser]]) -> Sequence[str]:
-        self.half, within = self.half_steps.at(step)
-        turn = self.turns[self.half % 2]
-        if self.half and within % self.half_steps.refresh == 0:
+        self.half_step, within = self.half_steps.at(step)
+        turn = self.turns[self.half_step % 2]
+        if self.half_step and within % self.half_steps.refresh == 0:
             with shown() as denoiser:
                 self._simulate(denoiser, turn, within)
         return (turn,)
@@ -99,11 +99,11 @@ class BridgeMatching(Objective):
         """Pairs for `turn` to learn from: data of the end that it guesses, and where the other network takes them."""
         plan, near, far = self.half_steps, *self._ends(turn)
         data = self.ends[turn == "forward"]  # type: ignore[index]
-        walker = denoiser.mirrored if turn == "backward" else denoiser  # type: ignore[attr-defined]
+        walker: Any = denoiser.mirrored if turn == "backward" else denoiser  # type: ignore[attr-defined]
         for first in range(0, plan.count, CHUNK):
             rows = slice(first, min(first + CHUNK, plan.count))
-            keys = [(plan.seed, self.half, within, i) for i in range(rows.start, rows.stop)]
-            rng = Rng(keys, (plan.seed, self.half, within), near.device).spawn(PAIRS)
+            keys = [(plan.seed, self.half_step, within, i) for i in range(rows.start, rows.stop)]
+            rng = Rng(keys, (plan.seed, self.half_step, within), near.device).spawn(PAIRS)
             start = drawn(data, rng).to(near)
             near[rows] = start
             far[rows] = sample(walker, plan.walk, plan.grid, start.shape, start=start, rng=rng, dtype=start.dtype)
@@ -113,7 +113,7 @@ class BridgeMatching(Objective):
         return (self.data, self.others) if turn == "backward" else (self.others, self.data)
 
     def forward(self, denoiser: Denoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "backward") -> Loss:
-        if self.half:
+        if self.half_step:
             rows = places(len(self.data), rng)
             near, far = (kept[rows.to(kept.device)].to(x0) for kept in self._ends(turn))
         else:

@@ -99,7 +99,11 @@ class _Guess(Denoiser[Gaussian]):
 
 
 def joined(
-    data: Tensor, other: Tensor, data_variance: float, other_variance: float, covariance: float | Tensor = 0.0
+    data: Tensor,
+    other: Tensor,
+    data_variance: float | Tensor,
+    other_variance: float | Tensor,
+    covariance: float | Tensor = 0.0,
 ) -> Coupled:
     """One Gaussian at each end, of means (*event,)."""
     v0, v1, c = (torch.as_tensor(v, dtype=torch.float64) for v in (data_variance, other_variance, covariance))

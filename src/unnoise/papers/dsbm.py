@@ -457,7 +457,7 @@ def _moons(seed: int, count: int) -> Tensor:
     from sklearn.datasets import make_moons
 
     x, _ = make_moons(count, noise=0.2, random_state=seed)
-    return torch.from_numpy(3 * x - 1).float()
+    return torch.from_numpy(3 * x - 1).float()  # type: ignore[operator]
 
 
 def _eight(seed: int, count: int) -> Tensor:
