@@ -11,7 +11,7 @@ from unnoise.cli import main
 from unnoise.cli.known import KnownForm
 from unnoise.cli.known import known as known_of
 from unnoise.data.pictures import save_png
-from unnoise.generate import read_images
+from unnoise.data.stored import read_images
 from unnoise.model import Model
 
 
