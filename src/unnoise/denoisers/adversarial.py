@@ -25,7 +25,8 @@ class AdversarialDenoiser(Denoiser):
 
     def target(self, t: Tensor) -> Tensor:
         """The index of the step that is walked to, (batch,) float32."""
-        return (t * self.process.schedule.steps).round().float() - 1
+        schedule: FromBetas = self.process.schedule
+        return (t * schedule.steps).round().float() - 1
 
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Law:
         def guess(z: Tensor | None) -> Tensor:

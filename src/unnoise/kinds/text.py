@@ -38,7 +38,7 @@ class Text(Kind):
 
     def words(self, stored: Tensor, about: About) -> str:
         """One row as a string; a token beyond the alphabet (one that is still masked) as a low line."""
-        alphabet = about.alphabet or ()
+        alphabet = [*(about.alphabet or ())]
         return "".join(alphabet[i] if i < len(alphabet) else "_" for i in stored.tolist())
 
     def tokens(self, words: str, about: About) -> Tensor:

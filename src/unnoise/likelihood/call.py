@@ -83,7 +83,8 @@ class Flow(Method):
 
     def nats(self, denoiser, x, rng, cond, levels):
         def density(y: Tensor) -> tuple[Tensor, Tensor]:
-            return (curved_flow_nats if isinstance(denoiser.process, Curved) else flow_nats)(
+            nats: Any = curved_flow_nats if isinstance(denoiser.process, Curved) else flow_nats
+            return nats(
                 denoiser, y, rng, cond, solver=self.solver, steps=self.steps, tolerance=self.tolerance,
                 divergence=self.divergence, probes=self.probes, start=self.start,
             )  # fmt: skip

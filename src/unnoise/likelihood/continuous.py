@@ -146,6 +146,6 @@ def continuous_bound(
         eps = rng.normal(*x0.shape[1:], dtype=torch.float64).to(x0.device)
         diffusion = diffusion + diffusion_nats(denoiser, x0, u, ticking, eps, cond, steps) / draws
     eps = rng.normal(*x0.shape[1:], dtype=torch.float64).to(x0.device)
-    prior = prior_nats(ticking.process, x0, ticking.high)
+    prior = prior_nats(ticking.process, x0, ticking.high)  # type: ignore[arg-type]
     reconstruction = reconstruction_nats(denoiser, x0, ticking.low, eps, cond, levels)
     return ContinuousTerms(prior + diffusion + reconstruction, prior, diffusion, reconstruction)

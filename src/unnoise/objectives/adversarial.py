@@ -6,6 +6,7 @@ true: x_s ~ q(x_s | x_0), x_t ~ q(x_t | x_s);    fake: x_0' = G(x_t, z), x_s' ~ 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,7 @@ class Adversarial(Objective):
         self.times, self.gamma, self.lazy = UniformSteps(steps), gamma, lazy
         self.turn_options = {"critic": critic}
 
-    def parameters_of(self, denoiser, turn: str) -> Iterable[nn.Parameter]:
+    def parameters_of(self, denoiser: Any, turn: str) -> Iterable[nn.Parameter]:
         return denoiser.critic.parameters() if turn == "critic" else denoiser.network.parameters()
 
     def forward(self, denoiser: AdversarialDenoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:

@@ -388,7 +388,7 @@ def schedules_are_cheaper_with_exact_conditionals(lab) -> Finding:
     denoiser, length = oracle.denoiser(Masking(oracle.tokens, (oracle.length,))), oracle.length
     seeds, half = range(1024), 512
     x = oracle.sample(Rng.from_seeds(seeds))
-    losses = losses_by_step(denoiser, x, Rng.from_seeds(seeds)) / math.log(2)
+    losses = losses_by_step(denoiser, x, Rng.from_seeds(seeds)) / math.log(2)  # type: ignore[arg-type]
     policies = {budget: step_policy(losses[:half].mean(0), budget) for budget in BUDGETS}
 
     def costs(mean: Tensor) -> dict[int, tuple[float, float]]:

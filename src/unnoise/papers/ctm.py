@@ -153,9 +153,9 @@ class CTM(Recipe):
         )
         return {"teacher": own}
 
-    def receive(self, stages: Mapping[str, Any], denoiser, objective, data: Any) -> None:
+    def receive(self, stages: Mapping[str, Any], denoiser: Any, objective: Any, data: Any) -> None:
         """The student and its target begin as the teacher."""
-        teaching: Consistency = getattr(objective, "objective", objective)
+        teaching: Any = getattr(objective, "objective", objective)
         teacher = stages["teacher"].denoiser
         teaching.teacher.load_state_dict(teacher.state_dict())
         for pupil in (denoiser, teaching.target):

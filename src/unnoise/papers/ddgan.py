@@ -145,14 +145,15 @@ class Drawn(Denoiser):
         point = self.process.at(t, xt)
 
         def draws(rng: Rng) -> Tensor:
+            alpha, sigma = (torch.as_tensor(c)[:, None] for c in (point.alpha, point.sigma))
             x, m, v = xt.double()[:, None], self.data.means, self.data.variances
-            total = point.alpha[:, None] ** 2 * v + point.sigma[:, None] ** 2
-            off = x - point.alpha[:, None] * m
+            total = alpha**2 * v + sigma**2
+            off = x - alpha * m
             logits = (self.data.log_weights + (-(off**2) / (2 * total) - total.log() / 2).sum(-1)).softmax(-1)
             k = (logits.cumsum(-1) < rng.uniform()[:, None]).sum(-1).clamp(max=len(m) - 1)
             rows = torch.arange(len(x))
-            mean = m[k] + (point.alpha[:, None] * v / total)[rows, k] * off[rows, k]
-            return mean + (v * point.sigma[:, None] ** 2 / total)[rows, k].sqrt() * rng.normal_like(mean)
+            mean = m[k] + (alpha * v / total)[rows, k] * off[rows, k]
+            return mean + (v * sigma**2 / total)[rows, k].sqrt() * rng.normal_like(mean)
 
         return Implicit(draws)
 

@@ -190,7 +190,7 @@ def moment_among_rotations():
 
 @check(RSGM, "on the circle, E[cos(angle)] of the wrapped normal after tau = 0.8: e^-0.4", "exact", 1e-9)
 def moment_on_the_circle():
-    circle = manifold("torus-1")
+    circle: Any = manifold("torus-1")
     angles = torch.linspace(-math.pi, math.pi, 4001, dtype=torch.float64)[:-1, None]
     density = circle.heat(circle.point(angles), circle.point(torch.zeros_like(angles)), 0.8).log_prob.exp()
     return (density * angles[:, 0].cos()).mean() * 2 * math.pi, math.exp(-0.4)

@@ -66,11 +66,11 @@ class Gamma(Step):
             )
         between = [s for s in points[1:] if not s.is_clean]
         if self.gamma == 1:
-            return {s.t: CLEAN for s in between}
+            return {float(s.t): CLEAN for s in between}
         if any(isinstance(s.ratio, Tensor) for s in between):
             raise UsageProblem("gamma lowers one noise level, and this process has one for each frequency; use gamma 0")
         landings = denoise.process.noisier(between, math.log(1 - self.gamma**2) / 2)
-        return dict(zip((s.t for s in between), landings, strict=True))
+        return dict(zip((float(s.t) for s in between), landings, strict=True))
 
     def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state: dict[float, Point], rng: Rng):
         process, u = denoise.process, state.get(float(s.t), s)

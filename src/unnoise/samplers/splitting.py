@@ -58,7 +58,7 @@ class SSCS(Step):
     ) -> tuple[Tensor, dict[float, Kernel]]:
         process: LinearSDE = denoise.process  # type: ignore[assignment]
         if s.is_clean:
-            return process.state(denoise(x, t).mean), state
+            return process.state(denoise(x, t).mean), state  # type: ignore[arg-type]
 
         def kick(u: Tensor, at: Any) -> Tensor:
             return process.excess(u, denoise(u, at).mean, at)
