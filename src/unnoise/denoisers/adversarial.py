@@ -25,7 +25,7 @@ class AdversarialDenoiser(Denoiser):
 
     def target(self, t: Tensor) -> Tensor:
         """The index of the step that is walked to, (batch,) float32."""
-        schedule: FromBetas = self.process.schedule
+        schedule: FromBetas = self.process.schedule  # type: ignore[assignment]
         return (t * schedule.steps).round().float() - 1
 
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = None) -> Law:
