@@ -26,4 +26,7 @@ def unknown(kind: str, name: str, known) -> UsageProblem:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return UsageProblem(f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}")
+    every = ", ".join(known)
+    if near and len(every) > 250:
+        every = f"{len(known)}, which --help lists"
+    return UsageProblem(f"unknown {kind} {name!r}{hint}; known: {every}")
