@@ -133,7 +133,7 @@ STEPS = {
     "reverse diffusion": ReverseDiffusion(),
     "langevin": Langevin(),
     "annealed langevin": AnnealedLangevin(h=0.1),
-    "consistent langevin": ConsistentLangevin(h=0.95),
+    "consistent langevin": ConsistentLangevin(),
     "corrector of no predictor": PredictorCorrector(None, AnnealedLangevin(h=0.1)),
     "predictor of no corrector": PredictorCorrector(ReverseDiffusion(), None),
     "predictor-corrector": PredictorCorrector(corrector=AnnealedLangevin(corrections=1, h=0.05)),

@@ -251,7 +251,7 @@ def test_consistent_langevin_moves_a_normal_state_as_its_formula_says():
     denoise = Denoise(gaussian(torch.zeros(64).double(), v).denoiser(process), 2000, None, torch.device("cpu"))
     rng = Rng.from_seeds(range(2000))
     x = (v + t.sigma**2) ** 0.5 * rng.normal(64, dtype=torch.float64)
-    y, _ = ConsistentLangevin(h).step(denoise, x, t, s, None, rng)
+    y, _ = ConsistentLangevin(h).step(denoise, x, t, s, h, rng)
     k = (v + (1 - h) * t.sigma**2) / (v + t.sigma**2)
     wanted = k**2 * (v + t.sigma**2) + s.sigma**2 - ((1 - h) * t.sigma) ** 2
     assert float(y.var()) == pytest.approx(wanted, rel=0.02)

@@ -128,36 +128,41 @@ class ConsistentLangevin(Step):
         x_s / alpha_s = x_0 + (1 - h) r_t eps + sqrt(r_s^2 - ((1 - h) r_t)^2) z,
 
     of the noise the fraction 1 - h is kept, and as much drawn anew as the next level wants: were x_0 known, x_s would be a
-    sample of q(x_s | x_0). Where (1 - h) r_t = r_s it is DDIM, where h = 1 the guess is destroyed anew. The last step gives
-    the guess. Raises UsageProblem where h keeps more noise than a level has.
+    sample of q(x_s | x_0). Where (1 - h) r_t = r_s it is DDIM, where h = 1 the guess is destroyed anew. h None: half of the
+    next level's noise is old, where the levels fall fastest. The last step gives the guess. Raises UsageProblem where h keeps
+    more noise than a level has.
     """
 
     name: ClassVar[str] = "consistent-langevin"
-    h: float = 0.5
+    h: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.h <= 1:
+        if self.h is not None and not 0 < self.h <= 1:
             raise UsageProblem(f"h is {self.h}, but the fraction of the noise that is removed lies above 0, up to 1")
 
-    def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]) -> None:
+    def init(self, denoise: Denoise, x: Tensor, points: Sequence[Point]) -> float:
         self.fits(len(points) - 1)
         if isinstance(points[0].ratio, Tensor):
             raise UsageProblem("consistent-langevin needs one noise level for all coordinates; this process has many")
-        falls = [s.ratio / t.ratio for t, s in pairwise(points) if not s.is_clean and t.ratio < math.inf]
-        least = 1 - min(falls, default=1.0)  # type: ignore[type-var]
+        falls = [float(s.ratio / t.ratio) for t, s in pairwise(points) if not s.is_clean and t.ratio < math.inf]
+        steepest = min(falls, default=1.0)
+        least = 1 - steepest
+        if self.h is None:
+            return 1 - steepest / 2
         if self.h < least - 1e-12:
             raise UsageProblem(
                 f"h {self.h} keeps more noise than the next level has; take h {math.ceil(100 * least) / 100} or more, or more steps"
             )
+        return self.h
 
-    def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state: None, rng: Rng) -> tuple[Tensor, None]:
+    def step(self, denoise: Denoise, x: Tensor, t: Point, s: Point, state: float, rng: Rng) -> tuple[Tensor, float]:
         x0 = denoise(x, t).mean
         if s.is_clean:
-            return denoise.process.state(x0), None
-        old = s.alpha * (1 - self.h) * t.ratio if t.ratio < math.inf else 0.0
+            return denoise.process.state(x0), state
+        old = s.alpha * (1 - state) * t.ratio if t.ratio < math.inf else 0.0
         fresh = sqrt(s.sigma**2 - old**2) if old < s.sigma else 0.0
         mean = combine((s.alpha, denoise.process.state(x0)), (old, denoise.process.noise(x, x0, t)))
-        return Normal(mean, fresh).sample(rng), None
+        return Normal(mean, fresh).sample(rng), state
 
 
 @dataclass(frozen=True)
