@@ -34,7 +34,7 @@ COUNT = 3000
 GRID = {  # where most of each path lies; the end of cosine schedules is left to grids in log-SNR
     "linear betas": Integers,
     "straight betas": Integers,
-    "sqrt-linear betas": Integers,
+    "sqrt-linear betas": LogSNR,
     "cosine betas": Integers,
     "linear VP": Quadratic,
     "sub-VP": LogSNR,
