@@ -195,7 +195,7 @@ def test_chains_by_their_names():
     flow = likelihood(continuous, x)
     assert float((tight.nats - flow.nats).abs().max()) < 0.3  # a chain of 60 steps is not quite the flow
     assert tight.evaluations.tolist() == [240] * 3
-    assert set(METHODS) == {"flow", "continuous", "bound", "importance"}
+    assert set(METHODS) == {"flow", "continuous", "bound", "importance", "order-agnostic"}
 
 
 @pytest.mark.parametrize("method", ["flow", "continuous", "bound", "importance"])
