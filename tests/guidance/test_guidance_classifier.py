@@ -1,21 +1,26 @@
 """Classifier guidance against mixtures whose classifier, conditional score and conditional samples are known."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
+from unnoise.data import load
 from unnoise.denoisers import DDPM, ClassifyingDenoiser, classifier_free, classifier_guidance, clip, guided
 from unnoise.errors import UsageProblem
 from unnoise.laws import Estimate
+from unnoise.model import train_model
 from unnoise.networks import UNetOptions
 from unnoise.objectives import Bound, Hybrid, UniformSteps, WithClassifier
 from unnoise.oracles import Mixture, gaussian
+from unnoise.papers import find
 from unnoise.processes import DCT, Gaussian
 from unnoise.rng import Rng
 from unnoise.samplers import DDIM, SAMPLERS, Ancestral, GuidedAncestral, Integers, LogSNR, sample
 from unnoise.schedules import VE, FromBetas, LinearVP, Rectified, linear_betas
+from unnoise.training import TrainingOptions
 
 EVENT = (1, 2, 2)
 
@@ -306,3 +311,20 @@ def test_a_process_without_a_score_is_refused():
 
     with pytest.raises(UsageProblem, match="process is Jumps"):
         classifier_guidance(1.0, lambda *a: a[0])(Guess())
+
+
+@pytest.mark.parametrize("slug", ["adm", "score-sde"])
+def test_a_training_moves_the_classifier_as_well(slug, tmp_path):
+    """Both turns are taken at every step, whatever the objective within says of its own."""
+    small = UNetOptions(channels=32, mult=(1,), blocks=1, attention=())
+    recipe = replace(
+        find(slug).laptop(), data="digits", classifier=True, network=small, classifier_network=small,
+        training=TrainingOptions(steps=40, batch_size=64, lr=1e-3, precision="fp32"),
+    )  # fmt: skip
+    if slug == "score-sde":
+        recipe = replace(recipe, sde="vp")
+    lines: list[dict] = []
+    train_model(recipe, load("digits"), tmp_path / "run", preview=False, on_step=lines.append)
+    assert {"denoiser/loss", "classifier/loss"} <= set(lines[0])
+    first, last = (sum(line["classifier/loss"] for line in part) / 10 for part in (lines[:10], lines[-10:]))
+    assert last < first - 0.01

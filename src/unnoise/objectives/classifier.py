@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,6 +39,9 @@ class WithClassifier(Around):
             return own
         others = {id(p) for p in own}
         return [p for p in self.objective.parameters_of(denoiser, turn) if id(p) not in others]
+
+    def prepare(self, step: int, shown: Callable[[], AbstractContextManager[Denoiser]]) -> Sequence[str]:
+        return *self.objective.prepare(step, shown), TURN
 
     def forward(self, denoiser: ClassifyingDenoiser, x0: Tensor, cond: Cond, rng: Rng, turn: str = "denoiser") -> Loss:
         if turn != TURN:
