@@ -299,7 +299,7 @@ class Recipe:
         """This recipe with the options filled in that are left to the data it will train on (a data set)."""
         return self
 
-    def stages(self) -> Mapping[str, Recipe | str]:
+    def earlier(self) -> Mapping[str, Recipe | str]:
         """What is trained before, by name, on the same data: its recipe, or the folder of a run to take it from (stages.py)."""
         return {}
 

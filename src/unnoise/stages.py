@@ -1,6 +1,6 @@
 """Stages: models that are trained before the one that builds on them, as an autoencoder is before the prior of its latents.
 
-`Recipe.stages` names them. Each is a recipe of its own, which the one loop trains on the same data into RUN/stages/NAME, a run
+`Recipe.earlier` names them. Each is a recipe of its own, which the one loop trains on the same data into RUN/stages/NAME, a run
 folder like any other; or the path of a run that is there already. `Recipe.receive` is given what became of them before
 the main training begins. The hash of their weights is kept in run.json: a run that goes on receives what it began with.
 """
@@ -22,7 +22,7 @@ def check_stages(recipe: Recipe, spec: Spec) -> None:
     """Refuses, before anything is written, stages to be taken from runs that are not there or were for data of another shape."""
     from .model import described
 
-    for name, stage in recipe.stages().items():
+    for name, stage in recipe.earlier().items():
         if not isinstance(stage, str):
             check_stages(stage, spec)
             continue
@@ -42,7 +42,7 @@ def run_stages(
     from .model import Model, record, train_model
 
     models: dict[str, Model] = {}
-    for name, stage in recipe.stages().items():
+    for name, stage in recipe.earlier().items():
         if isinstance(stage, str):
             models[name] = Model.load(stage)
         else:

@@ -181,7 +181,7 @@ def _train(recipe: Any, data: Any, out: Path, state: Any) -> None:
     kinds = f", {len(data.classes)} classes" if data.classes and recipe.conditional else ""
     say(f"{recipe.slug} on {data.name}: {len(data):,} {data.kind} of {kind_of(data).describe(data)}{kinds}")
     say(f"run folder {out}")
-    for name, stage in recipe.stages().items():
+    for name, stage in recipe.earlier().items():
         say(f"first, its {name}: {stage if isinstance(stage, str) else f'{stage.training.steps:,} steps'}")
     model, result = train_model(recipe, data, out)
     parameters = sum(p.numel() for p in model.denoiser.parameters())

@@ -138,7 +138,7 @@ class CTM(Recipe):
             sigma_max=taught.sigma_max,
         )
 
-    def stages(self) -> Mapping[str, Recipe | str]:
+    def earlier(self) -> Mapping[str, Recipe | str]:
         if self.teacher:
             return {"teacher": self.teacher}
         own = EDM(
@@ -171,7 +171,7 @@ class CTM(Recipe):
         return Jumping(built, self.process(), pre.EDM(self.sigma_data or spec.std), self.sigma_min / self.sigma_max)
 
     def objective(self, spec: Spec) -> Consistency:
-        teacher = self.stages()["teacher"]
+        teacher = self.earlier()["teacher"]
         if isinstance(teacher, str):
             from ..model import described
 

@@ -236,7 +236,7 @@ class LDM(Recipe):
             words = vocabulary_of(captions)
         return replace(recipe, vocabulary=words, prompts=prompts)
 
-    def stages(self) -> Mapping[str, Recipe | str]:
+    def earlier(self) -> Mapping[str, Recipe | str]:
         if self.pixels:
             return {}
         training = replace(self.autoencoder_training, seed=self.training.seed, trackers=self.training.trackers)
