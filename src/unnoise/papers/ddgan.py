@@ -8,6 +8,7 @@ The posterior of a large step has many modes; a Gaussian around one guess has on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -231,8 +232,8 @@ def four_steps_beat_ddim(lab) -> Finding:
     seed, held_out = lab.seeds[0], lab.held_out("digits")
     theirs = lab.samples(lab.digits(DDPM, seed, steps=STEPS), 1000, Sampling(DDIM(), Integers(4), threshold="clip"))
     found = {"ddgan": lab.samples(_gan(lab, seed), 1000), "ddim": theirs}
-    lab.gallery_of("four steps", {**found, "digits": held_out}, columns=16)
-    return _apart(lab, found)
+    pictures = [lab.gallery_of("four-steps", {**found, "digits": held_out}, columns=16)]
+    return _apart(lab, found, pictures)
 
 
 @claim(DDGAN, "Without the random vector the samples are worse, by Frechet distance", "table 2")
@@ -252,7 +253,7 @@ def _compared(lab, **other) -> Finding:
     )
 
 
-def _apart(lab, found: dict[str, Tensor]) -> Finding:
+def _apart(lab, found: dict[str, Tensor], pictures: Sequence[str] = ()) -> Finding:
     """By how much the second samples are farther from the data than the first: one training each, an interval from halves of
     the samples."""
     held_out = lab.held_out("digits")
@@ -260,7 +261,7 @@ def _apart(lab, found: dict[str, Tensor]) -> Finding:
     value, low, high = lab.difference(lambda x: lab.frechet(x, held_out), worse, better)
     numbers = {name: _scores(lab, x) for name, x in found.items()}
     measure = "frechet[classifier:digits], 1000 samples, one training each"
-    return Finding.bootstrapped(value, low, high, {"measure": measure, **numbers})
+    return Finding.bootstrapped(value, low, high, {"measure": measure, **numbers}, pictures)
 
 
 untestable(

@@ -292,10 +292,12 @@ def inpainting_completes_digits(lab) -> Finding:
         apart = float((once - again)[:, :, :, 4:].square().mean().sqrt())
         margins.append(min(rates["completed"] - rates["half of another"], apart - 0.05))
         numbers[f"seed {seed}"] = {**rates, "root mean square between two completions": apart}
-    lab.gallery_of(
+    shown = lab.gallery_of(
         "inpainting", {"given": torch.where(left, batch.x, 0.0), "completed": once, "again": again, "true": batch.x}
     )
-    return Finding.over_seeds(margins, {"measure": "accuracy of classifier:digits, 100 held-out digits", **numbers})
+    return Finding.over_seeds(
+        margins, {"measure": "accuracy of classifier:digits, 100 held-out digits", **numbers}, [shown]
+    )
 
 
 def _by_seed(rows):

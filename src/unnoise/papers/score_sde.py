@@ -382,8 +382,8 @@ def classifier_leads_to_the_class(lab) -> Finding:
             rows |= {f"weight {weight:g}": x[:10]} if seed == lab.seeds[0] else {}
         margins.append(min(found["weight 1"] - 2 * found["weight 0"], found["weight 3"] - found["weight 1"]))
         numbers[f"seed {seed}"] = found
-    lab.gallery_of("classes in turn", rows, columns=10)
-    return Finding.over_seeds(margins, {"measure": "accuracy of classifier:digits, 300 samples", **numbers})
+    shown = lab.gallery_of("led-to-classes", rows, columns=10)
+    return Finding.over_seeds(margins, {"measure": "accuracy of classifier:digits, 300 samples", **numbers}, [shown])
 
 
 @claim(
@@ -410,7 +410,7 @@ def colours_come_back(lab) -> Finding:
     error = (colours(coloured) - colours(true)).square().mean((1, 2, 3))
     chance = (colours(others) - colours(true)).square().mean((1, 2, 3))
     kept = float((coloured.mean(1, keepdim=True) - grey).abs().mean())
-    lab.gallery_of("colourisation", {"grey": grey.expand_as(true), "coloured": coloured, "true": true})
+    shown = lab.gallery_of("colourisation", {"grey": grey.expand_as(true), "coloured": coloured, "true": true})
     gain = (chance - error).double()
     random = stream(0, 7)
     draws = torch.stack([gain[torch.randint(len(gain), (len(gain),), generator=random)].mean() for _ in range(500)])
@@ -423,7 +423,7 @@ def colours_come_back(lab) -> Finding:
         "grey kept to": kept,
     }
     return Finding.bootstrapped(
-        min(float(gain.mean()), 0.02 - kept), min(low, 0.02 - kept), min(high, 0.02 - kept), numbers
+        min(float(gain.mean()), 0.02 - kept), min(low, 0.02 - kept), min(high, 0.02 - kept), numbers, [shown]
     )
 
 
