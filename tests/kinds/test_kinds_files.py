@@ -101,3 +101,9 @@ def test_a_paper_refuses_data_of_another_kind():
         takes(("images",), "ddpm", "book", "text")
     with pytest.raises(UsageProblem, match="channels is for images"):
         load("state-of-the-union", channels=1)
+
+
+@pytest.mark.parametrize("name", ["book.txt", "places.csv"])
+def test_a_file_that_is_not_there_is_told(name, tmp_path):
+    with pytest.raises(UsageProblem, match=f"there is no file .*{name}; give the path"):
+        load(tmp_path / name)

@@ -126,4 +126,6 @@ def _folder(name: str, split: str, size: Size | None, channels: int | None) -> D
         raise unknown(
             "data set", name, ["hf:owner/name", "a folder of images", "FILE.txt", "FILE.csv", *BUILTIN, *FETCHED]
         )
+    if suffix in FILES and not path.exists():
+        raise UsageProblem(f"there is no file {name}; give the path of a text or of a table of points")
     return folder.load(name, split, size=size, channels=channels)
