@@ -110,7 +110,7 @@ def test_people_get_a_sentence(cli, run):
     [
         (
             ["--method", "exact"],
-            "--method takes one of flow, continuous, bound, importance, order-agnostic, not 'exact'",
+            "--method takes one of bound, continuous, flow, importance, order-agnostic, not 'exact'",
         ),
         (["--method", "bound", "--draws", "3"], "--draws is no option of --method bound, which takes --steps"),
         (["--samples", "3"], "--samples is no option of --method flow"),

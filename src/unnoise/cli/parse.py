@@ -75,7 +75,10 @@ def _sentence(box: str, prog: str) -> str:
         count = "a value" if match[2] in (None, "1") else f"{match[2]} values"
         return f"{match[1]} takes {count}, and there are fewer; {more}"
     if match := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*?),?\)", first):
-        return f"{match[2]} takes one of {match[3].replace(chr(39), '')}, not {match[1]!r}"
+        choices = match[3].replace("'", "").split(", ")
+        if "None" in choices:  # of an option that may be left out; tyro has them in no order
+            choices = sorted(set(choices) - {"None"})
+        return f"{match[2]} takes one of {', '.join(choices)}, not {match[1]!r}"
     if first.startswith("Missing from"):
         missing = re.findall(r"(?:: |\(required\) )(\S+)", first)
         return f"{' and '.join(missing) or 'something'} is missing; {more}"
