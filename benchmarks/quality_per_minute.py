@@ -116,7 +116,7 @@ def theirs(minutes: float, count: int, seed: int, folder: Path) -> tuple[torch.T
     return torch.cat(parts), {"seconds": seconds, "images": step * 16, "parameters": parameters}
 
 
-def main(path: Path, minutes: float = 2.5, count: int = 1000, seeds: tuple[int, ...] = (0,)) -> None:
+def main(path: Path, minutes: float = 2.5, count: int = 1000, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
     held_out = load("fashion-mnist", "held-out").images()
     judge = features("classifier:fashion-mnist")
     truth = judge(held_out)

@@ -51,13 +51,13 @@ def run(argv: list[str]) -> None:
 def begin(argv: list[str], slug: str) -> None:
     """Train a new run."""
     from ..crew import crew, on_main
-    from ..data import load
+    from ..data import absolute, load
     from ..kinds import takes
     from ..papers import find
     from ..recipe import Spec
 
     form = _parse(argv, find(slug).preset(_value(argv, "--preset") or "laptop"), slug)
-    recipe = replace(form.recipe, data=_absolute(form.recipe.data))
+    recipe = replace(form.recipe, data=absolute(form.recipe.data))
     data = load(recipe.data, size=_size(form.size), channels=form.channels)
     takes(recipe.takes, slug, recipe.data, data.kind)
     recipe.denoiser(Spec.like(data))  # what cannot be built is told before there is a folder
@@ -135,26 +135,6 @@ def _size(size: tuple[int, ...] | None) -> int | tuple[int, int] | None:
     if len(size) != 1:
         raise UsageProblem(f"--size takes one number of pixels, or height and width, not {len(size)} numbers")
     return size[0]
-
-
-def _absolute(data: str) -> str:
-    """A folder or file by its full path, so that the run can go on from elsewhere."""
-    from ..data.text import AS_IT_IS
-
-    if data.startswith(AS_IT_IS):
-        return f"{AS_IT_IS}{_absolute(data.removeprefix(AS_IT_IS))}"
-    local = data.startswith(("hf:.", "hf:~"))
-    path = Path(data.removeprefix("hf:")).expanduser() if local else Path(data).expanduser()
-    if local:
-        return f"hf:{path.absolute()}"
-    return str(path.absolute()) if path.exists() and not _named(data) else data
-
-
-def _named(data: str) -> bool:
-    from ..data.builtin import BUILTIN
-    from ..data.fetched import FETCHED
-
-    return data in BUILTIN or data in FETCHED or data.startswith("hf:")
 
 
 def _new_folder(out: Path | None, slug: str, data: str) -> Path:

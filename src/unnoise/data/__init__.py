@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ __all__ = [
     "Batch",
     "DataSet",
     "Facts",
+    "absolute",
     "available",
     "from_levels",
     "get",
@@ -99,7 +100,20 @@ def load_like(name: str | Path, about: About, split: str = "train") -> DataSet:
     return load(name, split, size=None if about.kind == "points" else about.shape[-1])
 
 
-@cache
+def absolute(name: str) -> str:
+    """A folder or a file by its full path, so that a run can go on from elsewhere; the name of a set as it is."""
+    from .text import AS_IT_IS
+
+    if name.startswith(AS_IT_IS):
+        return f"{AS_IT_IS}{absolute(name.removeprefix(AS_IT_IS))}"
+    if name.startswith("hf:"):
+        local = name.startswith(("hf:.", "hf:~"))
+        return f"hf:{Path(name.removeprefix('hf:')).expanduser().absolute()}" if local else name
+    path = Path(name).expanduser()
+    return str(path.absolute()) if name not in (*BUILTIN, *FETCHED) and path.exists() else name
+
+
+@lru_cache(maxsize=4)
 def held_out(name: str | Path, about: About) -> Tensor:
     """All held-out rows of a set, as a model for `about` (a `Spec`) sees them."""
     data = load_like(name, about, "held-out")

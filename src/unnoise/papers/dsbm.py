@@ -14,17 +14,13 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..couplings import Coupling, Diffused, Paired, Unpaired, entropic, optimal, sinkhorn
-from ..data import Batch, load_like
-from ..data.builtin import BUILTIN
-from ..data.fetched import FETCHED
+from ..data import Batch, absolute, held_out, load_like
 from ..denoisers import Bridged, Guidance, NetworkDenoiser
 from ..denoisers import preconditioning as pre
 from ..errors import UsageProblem, unknown
@@ -129,7 +125,7 @@ class SchroedingerBridge(Recipe):
         )
 
     def fitted(self, data: Any) -> SchroedingerBridge:
-        there = replace(self, other=_absolute(self.other))
+        there = replace(self, other=absolute(self.other))
         if there.other == self.data:
             raise UsageProblem(f"both ends of the bridge are {self.data}; choose another --other")
         others = there.others(Spec.like(data))  # what is missing is told before anything is written
@@ -177,7 +173,7 @@ class SchroedingerBridge(Recipe):
 
     def begin(self, spec: Spec, seeds: Sequence[int], start: str | None) -> tuple[Tensor | None, tuple[Guidance, ...]]:
         """The held-out rows of either end, by seed; from `data` the bridge is walked the other way."""
-        start = self.other if start is None else _absolute(start)
+        start = self.other if start is None else absolute(start)
         if start not in (self.other, self.data):
             raise unknown("start", start, [self.other, self.data])
         if start == self.data and self.training.minutes is None and self.training.steps <= self.first_steps:
@@ -201,19 +197,6 @@ def mirrored(denoiser: Any) -> Any:
 def to_the_end(steps: int) -> Callable[[Process], list[Point]]:
     """Even steps to where no drift is left, the last with its noise like all others."""
     return lambda process: process.points([*(1 - i / steps for i in range(steps)), 1e-12])
-
-
-@lru_cache(maxsize=4)
-def held_out(name: str, spec: Spec) -> Tensor:
-    """The held-out rows of a set, as a model for `spec` sees them."""
-    data = load_like(name, spec, "held-out")
-    return data.batch(range(len(data))).x
-
-
-def _absolute(name: str) -> str:
-    """A folder's path in full, so that a run can go on from elsewhere; the name of a set as it is."""
-    path = Path(name).expanduser()
-    return str(path.absolute()) if name not in (*BUILTIN, *FETCHED) and path.exists() else name
 
 
 # Exact checks.
