@@ -111,15 +111,15 @@ def score(
         train, held_out = (load_like(name, spec, split) for split in ("train", "held-out"))
         if features:
             raise UsageProblem(f"--features is for images, and this model makes {spec.kind}; leave it out")
-        how["about"], looked = spec, "classifier"
+        how["about"] = spec
     else:
         channels, height, width = images.shape[1:]
         train, held_out = (
             load(name, split, size=(height, width), channels=channels) for split in ("train", "held-out")
         )
-        looked = list(features) or default_features(train.name, images)
+        how["features"] = list(features) or default_features(train.name, images)
     print(f"scoring {len(images):,} {train.kind} against {train.name}", file=sys.stderr, flush=True)
-    report = evaluate(images, _some(train), _some(held_out), features=looked, **how)
+    report = evaluate(images, _some(train), _some(held_out), **how)
     if fingerprint is not None and fingerprint != train.fingerprint:
         report.notes.append(f"{train.name} has changed since this run was trained on it")
     return report
