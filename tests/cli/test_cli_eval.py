@@ -98,6 +98,28 @@ def test_verify_measures_and_writes(cli, tmp_path, monkeypatch):
     assert code == 1 and "FAIL 1 + 1 is 3" in out
 
 
+def test_a_claim_that_breaks_off_does_not_stop_those_after_it(cli, monkeypatch):
+    from unnoise.errors import Problem
+    from unnoise.papers import find
+    from unnoise.verify import Claim, Finding
+
+    ddpm, info = find("ddpm"), find("ddpm").info
+    tries = []
+
+    def breaks(lab):
+        tries.append(lab)
+        raise Problem("the loss is not a number at step 3; lower --training.lr")
+
+    def holds(lab):
+        return Finding.computed([1.0], {})
+
+    claims = [Claim("breaks", "a", "table 1", breaks), Claim("holds", "b", "table 2", holds)]
+    monkeypatch.setattr(ddpm, "info", replace(info, claims=claims, checks=[]))
+    code, out, _ = cli("verify", "ddpm")
+    assert code == 1 and "failed: a" in out and "lower --training.lr" in out and "reproduced: b" in out
+    assert cli("verify", "ddpm")[0] == 1 and len(tries) == 2  # a failure is not kept
+
+
 def test_the_demo_ends_with_pictures_and_scores_and_goes_on_when_stopped(cli, tmp_path, monkeypatch):
     from unnoise.papers import find
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unnoise.data import load
+from unnoise.data import load, load_like
 from unnoise.data.sound import compress, expand, read_sound
 from unnoise.errors import Problem, UsageProblem
 from unnoise.kinds import kind_of
@@ -101,6 +101,26 @@ def test_rates_and_channels_are_brought_together(tmp_path):
         assert np.abs(row - size * tone(200, 0.5))[100:-100].max() < 0.01
         assert caption == ("a tone" if name == "3.wav" else "")
     assert read_sound(tmp_path / "0.wav", 8000)[0].shape == (4000,)
+
+
+def test_sounds_are_brought_to_the_rate_asked_for(tmp_path):
+    for i in range(12):
+        write(tmp_path / f"{i}.wav", tone(200, 0.5, 16_000), 16_000)
+    for rate in (8000, 16_000, 22_050):
+        data = load(tmp_path, rate=rate)
+        assert data.rate == rate and data.shape == (1, rate // 2)
+        assert np.abs(data.batch([0]).x[0, 0].numpy() - tone(200, 0.5, rate))[200:-200].max() < 0.01
+        assert load_like(tmp_path, data, "held-out").rate == rate
+    assert load(tmp_path, rate=8000).fingerprint != load(tmp_path, rate=16_000).fingerprint
+    plain, quick = load("spoken-digits", "held-out"), load("spoken-digits", "held-out", rate=16_000)
+    assert quick.shape == (1, 8192) and quick.rate == 16_000 and quick.names == plain.names
+    x, y = plain.batch([0, 1]).x[:, 0, :2000], quick.batch([0, 1]).x[:, 0, :4000:2]
+    assert float((x - y).square().mean()) < 1e-3 * float(x.square().mean())
+    for name, option in (("digits", "rate"), ("state-of-the-union", "rate"), ("spoken-digits", "channels")):
+        with pytest.raises(UsageProblem, match=f"--{option} is for"):
+            load(name, **{option: 1})
+    with pytest.raises(UsageProblem, match="rate of sounds"):
+        load(tmp_path, rate=0)
 
 
 def test_a_sample_is_written_and_read_whole(tmp_path):

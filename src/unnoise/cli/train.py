@@ -58,7 +58,7 @@ def begin(argv: list[str], slug: str) -> None:
 
     form = _parse(argv, find(slug).preset(_value(argv, "--preset") or "laptop"), slug)
     recipe = replace(form.recipe, data=absolute(form.recipe.data))
-    data = load(recipe.data, size=_size(form.size), channels=form.channels)
+    data = load(recipe.data, size=_size(form.size), channels=form.channels, rate=form.rate)
     takes(recipe.takes, slug, recipe.data, data.kind)
     recipe.denoiser(Spec.like(data))  # what cannot be built is told before there is a folder
     state = crew()
@@ -84,7 +84,7 @@ def go_on(argv: list[str], path: str, slug: str | None) -> None:
             raise UsageProblem(
                 f"--{given.replace('_', '-')} cannot change when a run goes on; leave it out, or start a new run"
             )
-    for name in ("preset", "out", "size", "channels"):
+    for name in ("preset", "out", "size", "channels", "rate"):
         if _value(argv, f"--{name}") is not None:
             raise UsageProblem(f"--{name} does not go with --resume: the run keeps what it was begun with")
     if recipe.training.steps != before.training.steps and recipe.training.minutes == before.training.minutes:
@@ -103,9 +103,10 @@ def _parse(argv: list[str], recipe: Any, slug: str) -> Any:
              "laptop"),
             ("out", _told(Path | None, "The folder of the run; runs/PAPER-DATA-N, N a new number, if left out."), None),
             ("resume", _told(Path | None, "Go on with this run: its recipe, its data."), None),
-            ("size", _told(tuple[int, ...] | None, "Pixels of an image, one number or height and width; length of a text."),
+            ("size", _told(tuple[int, ...] | None, "Pixels of an image, or height and width; length of a text or a sound."),
              None),
             ("channels", _told(int | None, "1 makes all images grey, 3 colour."), None),
+            ("rate", _told(int | None, "Hz to which sounds are brought."), None),
             ("recipe", Annotated[type(recipe), arg(name="")], field(default=recipe)),
         ],
     )  # fmt: skip

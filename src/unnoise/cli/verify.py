@@ -71,4 +71,6 @@ def run(argv: list[str]) -> int:
             say(f"written to {form.out / f'{slug}.json'}")
     if form.json:
         print_json(records if form.all or len(records) > 1 else records[0])
-    return int(any(not check["holds"] for record in records for check in record["checks"]))
+    broken = (not check["holds"] for record in records for check in record["checks"])
+    failed = (claim["verdict"] == "failed" for record in records for claim in record["claims"])
+    return int(any(broken) or any(failed))

@@ -46,14 +46,22 @@ __all__ = [
 ]
 
 
-def load(name: str | Path, split: str = "train", *, size: Size | None = None, channels: int | None = None) -> DataSet:
+def load(
+    name: str | Path,
+    split: str = "train",
+    *,
+    size: Size | None = None,
+    channels: int | None = None,
+    rate: int | None = None,
+) -> DataSet:
     """A split, "train" or "held-out", of a data set.
 
     `name` is a built-in set, a fetched one, the path of a folder of images or sounds (see `unnoise.data.folder`, `.sound`), of a
     text (`.text`; "characters:PATH" for all its characters) or a table of points (`.points`, .csv), or "hf:owner/name"
     (see `unnoise.data.hub`). Of images, `size`, in pixels (an int for a square, or (height, width)): every image is scaled
     until it just covers that, and its centre cut out; needed when the images have different sizes.
-    `channels`: 1 makes all images grey, 3 colour. Of texts and sounds, `size` is the length of a row.
+    `channels`: 1 makes all images grey, 3 colour. Of texts and sounds, `size` is the length of a row; `rate`, in Hz: sounds are
+    brought to it.
 
     Raises `UsageProblem` or `Problem`, in one sentence, when that cannot be had.
     """
@@ -63,17 +71,22 @@ def load(name: str | Path, split: str = "train", *, size: Size | None = None, ch
     if name.startswith("hf:"):
         from . import hub
 
+        _only(name, rate=rate)
         return hub.load(name, split, size=size, channels=channels)
     if name.startswith(AS_IT_IS):
-        _no_channels(name, channels)
+        _only(name, channels=channels, rate=rate)
         return load_text(name, split, size)
     if name not in BUILTIN and name not in FETCHED:
-        return _folder(name, split, size, channels)
+        return _folder(name, split, size, channels, rate)
 
     built_in = BUILTIN.get(name)
     if built_in is not None and built_in.open is not None:
-        _no_channels(name, channels)
+        _only(name, channels=channels)
+        if built_in.facts.kind == "sound":
+            return built_in.open(split, size, rate)
+        _only(name, rate=rate)
         return built_in.open(split, size)
+    _only(name, rate=rate)
     wanted, channels = check_options(size, channels)
     if built_in is not None and built_in.read is not None:
         facts, rows = built_in.facts, built_in.read(split)
@@ -97,7 +110,7 @@ def load_like(name: str | Path, about: About, split: str = "train") -> DataSet:
     if about.kind == "images":
         channels, height, width = about.shape
         return load(name, split, size=(height, width), channels=channels)
-    return load(name, split, size=None if about.kind == "points" else about.shape[-1])
+    return load(name, split, size=None if about.kind == "points" else about.shape[-1], rate=about.rate)
 
 
 def absolute(name: str) -> str:
@@ -120,21 +133,26 @@ def held_out(name: str | Path, about: About) -> Tensor:
     return data.batch(range(len(data))).x
 
 
-def _no_channels(name: str, channels: int | None) -> None:
-    if channels is not None:
-        raise UsageProblem(f"--channels is for images, and {name} holds none; leave it out")
+def _only(name: str, channels: int | None = None, rate: int | None = None) -> None:
+    """Refuses options of another kind of data."""
+    for option, value, kind in (("channels", channels, "images"), ("rate", rate, "sounds")):
+        if value is not None:
+            raise UsageProblem(f"--{option} is for {kind}, and {name} holds none; leave it out")
 
 
-def _folder(name: str, split: str, size: Size | None, channels: int | None) -> DataSet:
-    from . import folder
+def _folder(name: str, split: str, size: Size | None, channels: int | None, rate: int | None) -> DataSet:
+    from . import folder, sound
 
     path = Path(name).expanduser()
     suffix = path.suffix.lower()
     module = FILES.get(suffix, None if suffix in (*SUFFIXES, *SOUNDS) else "text") if path.is_file() else None
     if path.is_dir() and any(p.suffix.lower() in SOUNDS for p in path.rglob("*")):
         module = "sound"
+    if module == "sound":
+        _only(name, channels=channels)
+        return sound.load(path, split, size, rate)
     if module is not None:
-        _no_channels(name, channels)
+        _only(name, channels=channels, rate=rate)
         return importlib.import_module(f".{module}", __name__).load(path, split, size)
     if not Path(name).expanduser().exists() and os.sep not in name and not name.startswith((".", "~")):
         raise unknown(
@@ -142,4 +160,5 @@ def _folder(name: str, split: str, size: Size | None, channels: int | None) -> D
         )
     if suffix in FILES and not path.exists():
         raise UsageProblem(f"there is no file {name}; give the path of a text or of a table of points")
+    _only(name, rate=rate)
     return folder.load(name, split, size=size, channels=channels)

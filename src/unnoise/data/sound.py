@@ -1,11 +1,11 @@
 """Sounds as a data set: a folder of .wav, .flac or .ogg files, and the built-in spoken digits.
 
     load("spoken-digits")                   # ten words, 8 kHz
-    load("recordings/", size=16_000)        # a folder of files, in rows of 16,000 samples
+    load("recordings/", size=16_000, rate=8000)        # a folder of files, in rows of two seconds
 
 Rows have `size` samples (of a folder, those of its longest file, if left out): a shorter file is followed by silence, a
-longer one cut into rows that lie end to end, the last one ending where the file does. Channels are averaged; where the
-rates of files differ, all are brought to the lowest. Labels, captions and what is held out: as of a folder of images
+longer one cut into rows that lie end to end, the last one ending where the file does. Channels are averaged; all are
+brought to `rate` Hz, or to the lowest among them. Labels, captions and what is held out: as of a folder of images
 (`unnoise.data.folder`). Files are read by soundfile (`pip install 'unnoise[sound]'`).
 """
 
@@ -65,10 +65,13 @@ def _words() -> tuple[list[np.ndarray], list[str]]:
     return np.split(expand(codes), ends[:-1]), [str(name) for name in names]
 
 
-def spoken_digits(split: str, size: Size | None = None) -> DataSet:
-    """The built-in words, each followed by silence, or cut, to `size` samples (4096 by default)."""
-    length = _length(WORDS.shape[1] if size is None else size)
+def spoken_digits(split: str, size: Size | None = None, rate: int | None = None) -> DataSet:
+    """The built-in words, each followed by silence, or cut, to `size` samples (0.512 s by default), at `rate` Hz (8000)."""
     sounds, names = _words()
+    rate = _rate(rate) or WORDS.rate
+    length = _length(-(-WORDS.shape[1] * rate // WORDS.rate) if size is None else size)
+    if rate != WORDS.rate:
+        sounds = [_whole(resampled(sound / np.float32(32768), WORDS.rate, rate)) for sound in sounds]
     combinations = sorted({name.split("/")[0] for name in names})
     out: set[str] = set()
     for voice in sorted({name.split("-")[0] for name in combinations}):
@@ -80,7 +83,7 @@ def spoken_digits(split: str, size: Size | None = None) -> DataSet:
     for row, i in zip(x, rows, strict=True):
         row[0, : min(length, len(sounds[i]))] = sounds[i][:length]
     labels = torch.tensor([DIGITS.index(names[i].split("/")[1]) for i in rows])
-    facts = replace(WORDS, shape=(1, length))
+    facts = replace(WORDS, shape=(1, length), rate=rate)
     return DataSet(facts, split, InMemory(torch.from_numpy(x)), labels, names=[names[i] for i in rows])
 
 
@@ -92,6 +95,17 @@ def _length(size: Any) -> int:
     if not isinstance(size, int) or size < 1:
         raise UsageProblem(f"the size of sounds is a number of samples, 1 or more, not {size}")
     return size
+
+
+def _rate(rate: Any) -> int | None:
+    if rate is not None and (not isinstance(rate, int) or rate < 1):
+        raise UsageProblem(f"the rate of sounds is a number of samples in a second, 1 or more, not {rate}")
+    return rate
+
+
+def _whole(x: np.ndarray) -> np.ndarray:
+    """int16 from [-1, 1]."""
+    return np.round(x * 32768).clip(-32768, 32767).astype(np.int16)
 
 
 def _soundfile():
@@ -146,7 +160,7 @@ def resampled(x: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     return resample_poly(x, wanted // shared, rate // shared).astype(np.float32)
 
 
-def load(folder: str | Path, split: str, size: Size | None = None) -> DataSet:
+def load(folder: str | Path, split: str, size: Size | None = None, rate: int | None = None) -> DataSet:
     """The sounds of a folder. Raises `Problem` or `UsageProblem` when there are none, or their length must be told."""
     from .folder import caption, divide, walk
 
@@ -157,7 +171,7 @@ def load(folder: str | Path, split: str, size: Size | None = None) -> DataSet:
     part = divide(paths)
     paths, out, kinds, classes = part.paths, part.out, part.kinds, part.classes
     heads = [_head(root / path) for path in paths]
-    rate = min(head.rate for head in heads)
+    rate = _rate(rate) or min(head.rate for head in heads)
     longest = max(head.at(rate) for head in heads)
     if size is None and longest > LONGEST:
         raise UsageProblem(
@@ -178,7 +192,7 @@ def load(folder: str | Path, split: str, size: Size | None = None) -> DataSet:
 
     @lru_cache(maxsize=8)
     def sound(i: int) -> np.ndarray:
-        return np.round(read_sound(root / paths[i], rate)[0] * 32768).clip(-32768, 32767).astype(np.int16)
+        return _whole(read_sound(root / paths[i], rate)[0])
 
     def decode(row: int) -> np.ndarray:
         i, start = rows[row]
@@ -204,7 +218,9 @@ def load(folder: str | Path, split: str, size: Size | None = None) -> DataSet:
     labels = None
     if classes is not None:
         labels = torch.tensor([-1 if (kind := kinds[i]) is None else classes.index(kind) for i, _ in rows])
-    described = "\n".join(f"{paths[i].as_posix()} {(root / paths[i]).stat().st_size} {start}" for i, start in rows)
+    described = "\n".join(
+        f"{paths[i].as_posix()} {(root / paths[i]).stat().st_size} {start} {rate}" for i, start in rows
+    )
     return DataSet(
         facts,
         split,
