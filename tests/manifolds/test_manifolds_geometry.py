@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unnoise.errors import UsageProblem
-from unnoise.manifolds import Rotations, Torus, axes, divergence, manifold
+from unnoise.manifolds import Rotations, Torus, divergence, manifold
 from unnoise.rng import Rng
 
 NAMES = ("sphere", "sphere-3", "torus-1", "torus-3", "so3")
@@ -53,8 +53,21 @@ def test_the_projection_on_the_tangent_space_has_its_dimension(name):
     u = where.tangent(x, y)
     torch.testing.assert_close(where.tangent(x, u), u, atol=1e-12, rtol=0)
     torch.testing.assert_close(where.tangent(x, v), v, atol=1e-12, rtol=0)
-    trace = sum(where.tangent(x, e.expand_as(x))[:, i] for i, e in enumerate(axes(where, x)))
+    trace = sum(where.tangent(x, e.expand_as(x))[:, i] for i, e in enumerate(torch.eye(where.ambient).to(x)))
     torch.testing.assert_close(trace, torch.full_like(trace, where.dim), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_frame_is_orthonormal_and_spans_the_tangent_space(name):
+    where = manifold(name)
+    x, y, _ = pair(where)
+    x[0], x[1] = where.project(torch.eye(where.ambient).to(x)[-1] + 1e-9), -x[2] if "so3" not in name else x[2]
+    frame = where.frame(x)
+    assert frame.shape == (where.dim, *x.shape)
+    gram = torch.einsum("ibk,jbk->bij", frame, frame)
+    torch.testing.assert_close(gram, torch.eye(where.dim).to(x).expand_as(gram), atol=1e-12, rtol=0)
+    within = (frame * (frame * y).sum(-1, keepdim=True)).sum(0)
+    torch.testing.assert_close(within, where.tangent(x, y), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,7 +117,7 @@ def test_divergence_of_a_projected_constant(name):
     """P_x a is the gradient of <a, x>, an eigenfunction of the first degree."""
     where = manifold(name)
     x, a, _ = pair(where)
-    values, found = divergence(where, lambda z: where.tangent(z, a), x, axes(where, x))
+    values, found = divergence(where, lambda z: where.tangent(z, a), x, where.frame(x))
     torch.testing.assert_close(values, where.tangent(x, a))
     first = where.eigenvalue(torch.tensor(1.0))
     torch.testing.assert_close(found, -first * (a * x).sum(1), atol=1e-12, rtol=0)
@@ -118,7 +131,7 @@ def test_divergence_does_not_ask_how_a_field_goes_on_beside_the_manifold():
         def field(z, power=power):
             return z.norm(dim=1, keepdim=True) ** power * where.tangent(z, a)
 
-        _, found = divergence(where, field, x, axes(where, x))
+        _, found = divergence(where, field, x, where.frame(x))
         torch.testing.assert_close(found, -2 * (a * x).sum(1), atol=1e-12, rtol=0)
 
 
@@ -126,10 +139,10 @@ def test_rotating_fields_have_no_divergence_and_angles_have_their_own():
     spin = torch.tensor([[0, -1, 2], [1, 0, -3], [-2, 3, 0]], dtype=torch.float64)
     where = manifold("sphere")
     x, _, _ = pair(where)
-    assert divergence(where, lambda z: z @ spin.T, x, axes(where, x))[1].abs().max() < 1e-12
+    assert divergence(where, lambda z: z @ spin.T, x, where.frame(x))[1].abs().max() < 1e-12
     torus = Torus(3)
     x, _, _ = pair(torus)
-    _, found = divergence(torus, lambda z: torus.vector(z, torus.angles(z).sin() * 2), x, axes(torus, x))
+    _, found = divergence(torus, lambda z: torus.vector(z, torus.angles(z).sin() * 2), x, torus.frame(x))
     torch.testing.assert_close(found, 2 * torus.angles(x).cos().sum(1), atol=1e-10, rtol=0)
 
 
@@ -141,7 +154,7 @@ def test_random_directions_measure_the_divergence_on_average(name):
     def field(z):
         return where.tangent(z, a * z.roll(1, 1).exp())
 
-    exact = divergence(where, field, x, axes(where, x))[1]
+    exact = divergence(where, field, x, where.frame(x))[1]
     for draw in (lambda r: 2.0 * r.integers(2, 400, where.ambient) - 1, lambda r: r.normal(400, where.ambient)):
         z = draw(SEEDS.spawn(5)).double().transpose(0, 1)
         error = divergence(where, field, x, z)[1] / 400 - exact

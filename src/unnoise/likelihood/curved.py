@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..denoisers.denoiser import Cond, Denoiser
 from ..errors import UsageProblem
-from ..manifolds import axes
 from ..manifolds import divergence as divergence_of
 from ..processes.curved import Curved
 from ..rng import Rng
@@ -53,13 +52,12 @@ def curved_flow_nats(
     span = math.log(top.tau / bottom.tau)
     begin = manifold.project(x.double())
     random = probes_for(begin, divergence, probes, rng)
-    every = axes(manifold, begin)
 
     def field(u: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         tau = bottom.tau * torch.exp(span * u)
         at, t = manifold.project(y[:, :-1]), process.time(tau)
         own = None if cond is None else {name: value[rows] for name, value in cond.items()}
-        along = every if random is None else random[:, rows]
+        along = manifold.frame(at) if random is None else random[:, rows]
         score, spread = divergence_of(manifold, lambda z: denoiser(z, t, own).score, at, along)  # type: ignore[union-attr]
         spread = spread if random is None else spread / len(random)
         return -span / 2 * tau[:, None] * torch.cat([score, spread[:, None]], 1)

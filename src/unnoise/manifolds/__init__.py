@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import cache
 
 from ..errors import UsageProblem
-from .base import Heat, Manifold, axes, divergence
+from .base import Heat, Manifold, divergence
 from .rotations import Rotations
 from .sphere import Sphere
 from .torus import Torus
 from .zonal import Zonal
 
-__all__ = ["Heat", "Manifold", "Rotations", "Sphere", "Torus", "Zonal", "axes", "divergence", "manifold"]
+__all__ = ["Heat", "Manifold", "Rotations", "Sphere", "Torus", "Zonal", "divergence", "manifold"]
 
 NAMES = "sphere, sphere-3 (and further dimensions), torus-1, torus-2, ..., so3"
 

@@ -54,6 +54,10 @@ class Manifold:
         """P_x v."""
         raise NotImplementedError
 
+    def frame(self, x: Tensor) -> Tensor:
+        """Orthonormal tangent vectors at each point, (dim, batch, ambient)."""
+        raise NotImplementedError
+
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         """Where the geodesic from x with velocity v is after a unit of time."""
         raise NotImplementedError
@@ -101,9 +105,9 @@ class Manifold:
 def divergence(
     manifold: Manifold, field: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor, create_graph: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """V(x) and its divergence (batch,): the sum over directions (count, batch or 1, ambient) of (P z)^T dV/dx (P z).
+    """V(x) and its divergence (batch,): the sum over directions (count, batch, ambient) of (P z)^T dV/dx (P z).
 
-    Exact for the axes (`axes`); for random z with E[z z^T] = 1, its mean is the divergence (Hutchinson).
+    Exact along a frame (`Manifold.frame`); for random z with E[z z^T] = 1, its mean is the divergence (Hutchinson).
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -115,8 +119,3 @@ def divergence(
             (pulled,) = torch.autograd.grad(values, x, along, keep, create_graph, materialize_grads=True)
             total = total + (pulled * along).sum(-1)
     return (values if create_graph else values.detach()), total
-
-
-def axes(manifold: Manifold, like: Tensor) -> Tensor:
-    """The directions of the space around, (ambient, 1, ambient)."""
-    return torch.eye(manifold.ambient, dtype=like.dtype, device=like.device)[:, None]

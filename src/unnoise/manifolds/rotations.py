@@ -54,6 +54,9 @@ class Rotations(Zonal):
         spin = r.mT @ v.unflatten(-1, (3, 3))
         return (r @ ((spin - spin.mT) / 2)).flatten(-2)
 
+    def frame(self, x: Tensor) -> Tensor:
+        return self.point(self.matrix(x) @ hat(torch.eye(3).to(x))[:, None])
+
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         r = self.matrix(x)
         w = vee(r.mT @ self.matrix(v))

@@ -28,6 +28,14 @@ class Sphere(Zonal):
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         return v - (x * v).sum(-1, keepdim=True) * x
 
+    def frame(self, x: Tensor) -> Tensor:
+        """The axes but the last, reflected as takes the last one to x or to -x."""
+        last = torch.eye(self.ambient).to(x)[-1]
+        mirror = x + torch.where(x[:, -1:] < 0, -last, last)
+        mirror = mirror / mirror.norm(dim=-1, keepdim=True)
+        axes = torch.eye(self.ambient).to(x)[:-1, None]
+        return axes - 2 * mirror.T[:-1, :, None] * mirror
+
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         length = v.norm(dim=-1, keepdim=True)
         return self.project(length.cos() * x + torch.sinc(length / math.pi) * v)

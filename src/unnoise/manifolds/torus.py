@@ -62,6 +62,9 @@ class Torus(Manifold):
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         return self.vector(x, self.speeds(x, v))
 
+    def frame(self, x: Tensor) -> Tensor:
+        return torch.einsum("ij,bjc->ibjc", torch.eye(self.dim).to(x), self._forward(x)).flatten(2)
+
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         turn = self.speeds(x, v)[..., None]
         return self.project((turn.cos() * x.unflatten(-1, (-1, 2)) + turn.sin() * self._forward(x)).flatten(-2))

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..denoisers.denoiser import Cond, Denoiser
 from ..errors import UsageProblem, unknown
 from ..laws import sum_event
-from ..manifolds import Heat, axes, divergence
+from ..manifolds import Heat, divergence
 from ..manifolds.base import TERMS, THRESHOLD
 from ..processes.curved import Curved, Scored
 from ..rng import Rng
@@ -110,9 +110,9 @@ class ImplicitMatching(_Curved):
         self.divergence, self.probes = divergence, probes
 
     def directions(self, process: Curved, x: Tensor, rng: Rng) -> Tensor:
-        """What the divergence is measured along, (count, batch or 1, ambient)."""
+        """What the divergence is measured along, (count, batch, ambient)."""
         if self.divergence == "exact":
-            return axes(process.manifold, x)
+            return process.manifold.frame(x)
         if self.divergence == "gaussian":
             return rng.normal(self.probes, x.shape[1], dtype=x.dtype).to(x.device).transpose(0, 1)
         return (2 * rng.integers(2, self.probes, x.shape[1]) - 1).to(x).transpose(0, 1)

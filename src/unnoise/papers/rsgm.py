@@ -21,7 +21,7 @@ from ..data.points import degrees
 from ..denoisers.tangent import Tangent
 from ..errors import UsageProblem
 from ..likelihood import Flow, likelihood
-from ..manifolds import Rotations, Sphere, axes, divergence, manifold
+from ..manifolds import Rotations, Sphere, divergence, manifold
 from ..manifolds.base import TERMS, THRESHOLD
 from ..maps import draw_angles, draw_map
 from ..metrics.directional import Directions
@@ -215,7 +215,7 @@ def varadhan_at_a_tenth():
 def divergence_of_a_projection():
     x = torch.tensor([[0.36, 0.48, 0.8]], dtype=torch.float64)
     a, where = torch.tensor([[1.0, -0.1667, 0.0]], dtype=torch.float64), Sphere(2)
-    return divergence(where, lambda z: where.tangent(z, a), x, axes(where, x))[1], -2 * (x @ a[0])
+    return divergence(where, lambda z: where.tangent(z, a), x, where.frame(x))[1], -2 * (x @ a[0])
 
 
 @check(
