@@ -139,7 +139,7 @@ def test_left_to_right_is_an_order_too():
 
 
 def test_grey_levels_are_symbols():
-    process = Masking(17, (1, 2, 2), grey=True)
+    process = Masking(17, (1, 2, 2), scale=16)
     x0 = torch.tensor([[[[-1.0, 0.0], [0.125, 1.0]]]])
     assert process.numbers(x0).flatten().tolist() == [0, 8, 9, 16]
     assert torch.allclose(process.data(process.state(x0)), x0)

@@ -12,7 +12,7 @@ from .matched import Matched
 from .preconditioning import DDPM, EDM, IDDPM, VDM, VE, VP, Blind, Preconditioning, Raw, relation
 from .ratio import RatioDenoiser
 from .restorer import Restorer
-from .symbols import NextSymbols, Symbols
+from .symbols import Levels, NextSymbols, Symbols
 from .tangent import Tangent
 from .velocity import VelocityDenoiser
 
@@ -32,6 +32,7 @@ __all__ = [
     "Guidance",
     "Guided",
     "Jumping",
+    "Levels",
     "Matched",
     "Measurement",
     "NetworkDenoiser",

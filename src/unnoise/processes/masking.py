@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageProblem
-from ..laws import Categorical, Law, Pinned, sum_event
+from ..laws import Categorical, Dirac, Law, Pinned, sum_event
 from ..rng import Rng
 from ..scalars import column
 from .base import Moment, Process
+from .digits import Digits
 
 Order = Literal["random", "left-to-right"]
 
@@ -33,8 +34,9 @@ Order = Literal["random", "left-to-right"]
 class Masking(Process):
     """Symbols 0..`tokens` - 1, in events of the shape `event`; symbol number `tokens` is the mask.
 
-    Data are the symbols themselves (int64), or if `grey` their levels 2k/(tokens - 1) - 1. A state is int64: the symbol plus
-    (tokens + 1) times the rank of its position, so that a walk keeps to its order.
+    Data are the symbols themselves (int64), or with a `scale` their levels 2k/scale - 1: tokens - 1 for images, whose lightest
+    is 1; tokens for sounds. A state is int64: the symbol plus (tokens + 1) times the rank of its position, so that a walk keeps
+    to its order.
     `losses` (stages, D) is what a symbol cost in training, nats, by the number of positions that were known; `seen` counts.
     """
 
@@ -48,14 +50,14 @@ class Masking(Process):
         event: Sequence[int],
         branching: int | None = None,
         order: Order = "random",
-        grey: bool = False,
+        scale: int | None = None,
     ):
         super().__init__()
         if tokens < 2:
             raise UsageProblem(f"data of {tokens} symbol has nothing to guess; it needs 2 or more")
         if branching is not None and branching < 2:
             raise UsageProblem(f"branching is {branching}, but a symbol has digits to a base of 2 or more")
-        self.tokens, self.event, self.order, self.grey = tokens, tuple(event), order, grey
+        self.tokens, self.event, self.order, self.scale = tokens, tuple(event), order, scale
         self.length = math.prod(self.event)
         self.branching, self.stages = branching or tokens, 1
         while self.branching**self.stages < tokens:
@@ -74,7 +76,9 @@ class Masking(Process):
 
     def numbers(self, x0: Tensor) -> Tensor:
         """Data as symbols, int64."""
-        return ((x0 + 1) / 2 * (self.tokens - 1)).round().long() if x0.is_floating_point() else x0
+        if self.scale is None or not x0.is_floating_point():
+            return x0
+        return ((x0 + 1) / 2 * self.scale).round().long().clamp(0, self.tokens - 1)
 
     def symbol(self, xt: Tensor) -> Tensor:
         """The symbols of a state, the mask among them."""
@@ -92,11 +96,13 @@ class Masking(Process):
         return self.numbers(x0)
 
     def data(self, xt: Tensor) -> Tensor:
-        """Symbols; those that are masked as the mask, or if `grey` as 0."""
+        """Symbols, or their levels; what is masked as the mask, or as level 0."""
         symbol = self.symbol(xt)
-        if not self.grey:
-            return symbol
-        return torch.where(symbol == self.tokens, 0.0, 2 * symbol.float() / (self.tokens - 1) - 1)
+        return symbol if self.scale is None else self.levels(symbol)
+
+    def levels(self, symbol: Tensor) -> Tensor:
+        """2k/scale - 1, and 0 for the mask, float32."""
+        return torch.where(symbol == self.tokens, 0.0, 2 * symbol.float() / (self.scale or 1) - 1)
 
     # Times
 
@@ -124,14 +130,15 @@ class Masking(Process):
         width = self.width(depth)
         return torch.where(depth == 0, self.tokens, symbol.div(width, rounding_mode="floor") * width)
 
-    def beneath(self, xt: Tensor, t: Tensor | Moment) -> tuple[Tensor, Tensor, Tensor]:
-        """Symbols and depths of a state, and whether symbol k can be behind each, bool (*x.shape, tokens).
-
-        A symbol that was put in the place of a mask counts as known.
-        """
+    def surface(self, xt: Tensor, t: Tensor | Moment) -> tuple[Tensor, Tensor]:
+        """Symbols and depths of a state. A symbol that was put in the place of a mask counts as known."""
         symbol = self.symbol(xt)
         depth = self.depth(self.rank(xt), t).clamp(max=self.stages)
-        depth = torch.where((depth == 0) & (symbol != self.tokens), self.stages, depth)
+        return symbol, torch.where((depth == 0) & (symbol != self.tokens), self.stages, depth)
+
+    def beneath(self, xt: Tensor, t: Tensor | Moment) -> tuple[Tensor, Tensor, Tensor]:
+        """Symbols and depths of a state, and whether symbol k can be behind each, bool (*x.shape, tokens)."""
+        symbol, depth = self.surface(xt, t)
         width, k = self.width(depth)[..., None], torch.arange(self.tokens, device=xt.device)
         same = k.div(width, rounding_mode="floor") == symbol[..., None].div(width, rounding_mode="floor")
         return symbol, depth, same | (depth == 0)[..., None]
@@ -161,16 +168,20 @@ class Masking(Process):
 
     def posterior(self, xt: Tensor, x0: Tensor, t, s, eta: float = 1.0) -> Revealed:
         """What the order says. There is no noise of which eta could be a share."""
-        return self.reverse_law(self._certain(self.numbers(x0)), xt, t, s)
+        rank = self.rank(xt)
+        return Revealed(self, Dirac(self.numbers(x0)), xt, self.depth(rank, t), self.depth(rank, s))
 
     def reverse_law(self, guess: Law, xt: Tensor, t, s, eta: float = 1.0, rng: Rng | None = None) -> Revealed:
         """p(x_s | x_t): the symbols whose turn it is between t and s, each by its own law."""
         if isinstance(guess, Pinned):
-            inner = self.reverse_law(guess.guess, xt, t, s).guess.log_probs
-            known = self._certain(self.numbers(guess.x).to(xt).expand_as(xt)).log_probs.to(inner)
-            there = guess.known.to(xt.device)[..., None]
-            guess = Categorical(torch.where(there, known, inner))
-        if not isinstance(guess, Categorical):
+            inner = self.reverse_law(guess.guess, xt, t, s).guess
+            x0, there = self.numbers(guess.x).to(xt).expand_as(xt), guess.known.to(xt.device)[..., None]
+            if isinstance(inner, Digits):
+                known, there = Digits.certain(x0, self.stages, self.branching), there[..., None]
+            else:
+                known = self._certain(x0)
+            guess = type(inner)(torch.where(there, known.log_probs.to(inner.log_probs), inner.log_probs))  # type: ignore[union-attr]
+        if not isinstance(guess, (Categorical, Digits)):
             raise UsageProblem(
                 f"masks hide symbols, whose guess is a Categorical law, and this model's is a {type(guess).__name__}"
             )
@@ -231,11 +242,11 @@ class Masked(Law):
 class Revealed(Law):
     """p(x_s | x_t): positions go from depth `before` to depth `after`, their symbols independent given x_t.
 
-    `guess` is the law of x_0; where a symbol is known already it must say so.
+    `guess` is the law of x_0, a point where x_0 is known; where a symbol is known already it must say so.
     """
 
     process: Masking
-    guess: Categorical
+    guess: Categorical | Digits | Dirac
     xt: Tensor
     before: Tensor
     after: Tensor
@@ -250,28 +261,43 @@ class Revealed(Law):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Of the symbols of x (a state, or data as a state) whose turn it is."""
-        symbol, log_probs = self.process.symbol(x)[..., None], self.guess.log_probs.double()
-        if self.process.stages == 1:
-            log_p = log_probs.gather(-1, symbol)[..., 0]
+        process, guess, symbol = self.process, self.guess, self.process.symbol(x)
+        if isinstance(guess, Digits):
+            return sum_event(torch.where(self._stages(guess), guess.each(symbol), 0.0))
+        if isinstance(guess, Dirac):
+            same = process.coarse(symbol, self.after) == process.coarse(guess.mean.to(symbol), self.after)
+            log_p = torch.where(same, 0.0, -torch.inf).double()
+        elif process.stages == 1:
+            log_p = guess.log_probs.double().gather(-1, symbol[..., None])[..., 0]
         else:
-            k = torch.arange(self.process.tokens, device=log_probs.device)
-            same = self._groups(k.expand_as(log_probs)) == self._groups(symbol)
+            log_probs = guess.log_probs.double()
+            k = torch.arange(process.tokens, device=log_probs.device)
+            same = self._groups(k.expand_as(log_probs)) == self._groups(symbol[..., None])
             log_p = log_probs.masked_fill(~same, -torch.inf).logsumexp(-1)
         return sum_event(torch.where(self.after > self.before, log_p, 0.0))
 
     def kl(self, other: Law) -> Tensor:
-        if not isinstance(other, Revealed):
+        if not isinstance(other, Revealed) or isinstance(other.guess, Dirac) > isinstance(self.guess, Dirac):
             return Law.kl(self, other)
+        if isinstance(self.guess, Dirac):
+            return -other.log_prob(self.guess.mean)
+        if isinstance(self.guess, Digits) and isinstance(other.guess, Digits):
+            return sum_event(torch.where(self._stages(self.guess), self.guess.apart(other.guess), 0.0))
         p, q = self._together(), other._together()
         each = torch.where(p.isinf(), 0.0, p.exp() * (p - q)).sum(-1)
         return sum_event(torch.where(self.after > self.before, each, 0.0))
+
+    def _stages(self, guess: Digits) -> Tensor:
+        """Which digits it is the turn of, bool (*x.shape, stages)."""
+        stage = torch.arange(self.process.stages, device=guess.log_probs.device)
+        return (self.before[..., None] <= stage) & (stage < self.after[..., None])
 
     def _groups(self, symbol: Tensor) -> Tensor:
         return symbol.div(self.process.width(self.after)[..., None], rounding_mode="floor")
 
     def _together(self) -> Tensor:
         """Log-probabilities of what looks alike at the depth after, float64 (..., tokens), the places left over at -inf."""
-        log_probs = self.guess.log_probs.double()
+        log_probs = (self.guess.mean.log() if isinstance(self.guess, Digits) else self.guess.log_probs).double()  # type: ignore[union-attr]
         if self.process.stages == 1:
             return log_probs
         k = torch.arange(self.process.tokens, device=log_probs.device)
