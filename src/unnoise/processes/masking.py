@@ -192,14 +192,15 @@ class Masking(Process):
         k = torch.arange(self.tokens, device=symbol.device)
         return Categorical(torch.where(k == symbol[..., None], 0.0, -torch.inf).double())
 
-    def observe(self, t: Tensor, nats: Tensor, most: int = 500) -> None:
-        """Take in what a symbol cost at times t (both (batch,)): running means over the last tenth of what was seen, 10 values at
-        least and `most` at the most, so that what an untrained network paid is forgotten."""
+    def observe(self, t: Tensor, nats: Tensor, most: int = 5000) -> None:
+        """Take in what a symbol cost at times t (both (batch,)): running means over the later half of what was seen, 10 values at
+        least and `most` at the most, so that what an untrained network paid is forgotten. A schedule asks for their shape alone,
+        which settles early, and noise in it costs more than what is out of date."""
         come = (self.steps - self.left(t, len(t))).to(self.losses.device)
         new = torch.bincount(come, minlength=self.steps).view_as(self.seen)
         total = torch.zeros_like(self.losses).flatten().index_add_(0, come, nats.to(self.losses))
         self.seen += new
-        window = torch.minimum(self.seen, (self.seen / 10).clamp(10, most))
+        window = torch.minimum(self.seen, (self.seen / 2).clamp(10, most))
         share = (new / window.clamp(min=1)).clamp(max=1)
         self.losses += share * (total.view_as(self.losses) / new.clamp(min=1) - self.losses)
 

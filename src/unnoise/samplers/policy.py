@@ -8,6 +8,7 @@ Because order does not matter, k symbols that are revealed together when e are k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -35,20 +36,73 @@ def step_policy(losses: Tensor, budget: int) -> list[int]:
         raise UsageProblem(
             f"{total} symbols in {stages} stage{'s' * (stages > 1)} take from {stages} to {total} steps, not {budget}"
         )
-    r, s = torch.arange(total)[:, None], torch.arange(total + 1)
-    within = (s > r) & (s <= (r // length + 1) * length)
-    price = torch.where(within, (s - r) * losses.flatten()[:, None], torch.inf)  # of a step from r to s
-    cost, came = torch.full((total + 1,), torch.inf, dtype=torch.float64), []
-    cost[0] = 0.0
-    for _ in range(budget):
-        best = (cost[:-1, None] + price).min(0)
-        came.append(best.indices)
-        cost = best.values
-    policy, at = [], total
-    for step in reversed(came):
-        at = int(step[at])
-        policy.append(at)
-    return policy[::-1]
+    plans = [Plan(row) for row in losses.tolist()]
+    for _ in range(budget - stages):
+        max(plans, key=lambda plan: plan.saving).lengthen()
+    return [stage * length + start for stage, plan in enumerate(plans) for start in plan.starts]
+
+
+class Plan:
+    """The cheapest schedule of one stage, of one step at first, and `lengthen`ed by one at a time; `losses` fall.
+
+    Because they fall, each further step saves less than the one before, so steps go to the stage that saves most by them; and
+    cost[j, s] is the lowest of lines in s whose slopes L_r fall with r, which one sweep over s finds: D operations for a step.
+    """
+
+    def __init__(self, losses: Sequence[float]):
+        self.losses, self.came = losses, []
+        self.cost = [0.0] + [math.inf] * len(losses)
+        self.ahead = self._further()
+        self.lengthen()
+
+    @property
+    def saving(self) -> float:
+        """What one step more would save; -inf where there are as many as symbols."""
+        return self.cost[-1] - self.ahead[0][-1]
+
+    @property
+    def starts(self) -> list[int]:
+        """Where the steps begin."""
+        found, at = [], len(self.losses)
+        for came in reversed(self.came):
+            at = came[at]
+            found.append(at)
+        return found[::-1]
+
+    def lengthen(self) -> None:
+        self.cost, came = self.ahead
+        self.came.append(came)
+        self.ahead = self._further()
+
+    def _further(self) -> tuple[list[float], list[int]]:
+        """cost[j + 1, s] of every s, and the r that it came from."""
+        lines: list[
+            tuple[float, float, int]
+        ] = []  # slope, height at 0, r: those that are lowest somewhere, from `first` on
+        cost, came, first = [math.inf], [0], 0
+        for r, slope in enumerate(self.losses):
+            if self.cost[r] < math.inf:
+                line = (slope, self.cost[r] - r * slope, r)
+                while len(lines) - first > 1 and _hidden(lines[-2], lines[-1], line):
+                    lines.pop()
+                lines.append(line)
+            s = r + 1
+            while first + 1 < len(lines) and _at(lines[first + 1], s) <= _at(lines[first], s):
+                first += 1
+            cost.append(_at(lines[first], s) if lines else math.inf)
+            came.append(lines[first][2] if lines else 0)
+        return cost, came
+
+
+def _at(line: tuple[float, float, int], s: int) -> float:
+    return line[0] * s + line[1]
+
+
+def _hidden(a: tuple[float, float, int], b: tuple[float, float, int], c: tuple[float, float, int]) -> bool:
+    """Whether b, between a and c in slope, is nowhere below both."""
+    if b[0] == c[0]:
+        return c[1] <= b[1]
+    return (c[1] - a[1]) * (a[0] - b[0]) <= (b[1] - a[1]) * (a[0] - c[0])
 
 
 def even_policy(total: int, budget: int) -> list[int]:
