@@ -1,4 +1,4 @@
-"""Writes the tables of the README and of docs/ from results/: papers with their verdicts, benchmarks, solvers."""
+"""Writes the tables of the README and of docs/ from results/: papers with their verdicts, benchmarks, solvers, pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unnoise.papers import shelf
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-PAGES = [ROOT / "README.md", ROOT / "docs" / "solvers.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "solvers.md", ROOT / "docs" / "gallery.md"]
 
 
 def papers() -> str:
@@ -106,6 +106,21 @@ def solvers() -> str:
     return "\n".join(lines).rstrip()
 
 
+def gallery() -> str:
+    """Every picture that a claim left, under its paper, with what was claimed and what came of it."""
+    lines = []
+    for slug, recipe in sorted(shelf().items(), key=lambda item: (item[1].info.year, item[0])):
+        path = RESULTS / f"{slug}.json"
+        claims = json.loads(path.read_text())["claims"] if path.exists() else []
+        drawn = [claim for claim in claims if claim.get("pictures")]
+        if drawn:
+            lines += [f"## {slug}: {recipe.info.title}", ""]
+        for claim in drawn:
+            lines += [f"{claim['statement']}: **{claim['verdict']}**.", ""]
+            lines += [f"![{slug}: {name}](../results/{slug}/{name}.png)" for name in claim["pictures"]] + [""]
+    return "\n".join(lines).rstrip()
+
+
 ROWS = {
     "training-step": _step,
     "quality-per-minute": _quality,
@@ -117,7 +132,8 @@ ROWS = {
 
 def updated(text: str) -> str:
     """A page with its tables renewed."""
-    for mark, table in (("papers", papers()), ("benchmarks", benchmarks()), ("solvers", solvers())):
+    tables = {"papers": papers(), "benchmarks": benchmarks(), "solvers": solvers(), "gallery": gallery()}
+    for mark, table in tables.items():
         pattern = rf"(<!-- {mark}: [^\n]*-->\n).*?(<!-- /{mark} -->)"
         text = re.sub(pattern, lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL)
     return text
