@@ -113,7 +113,7 @@ def errors(
         last = min(first + batch_size, count)
         x0, cond = batch(first, last)
         rng = Rng.from_seeds(range(seed + first, seed + last))
-        x0 = denoiser.space.encode(x0, rng.spawn(1))
+        x0, cond = denoiser.space.encode(x0, rng.spawn(1)), denoiser.space.told(cond)
         eps = rng.normal_like(x0)
         rows = []
         for t in times.tolist():

@@ -112,8 +112,8 @@ class Model:
     ) -> Tensor:
         """Samples as a model sees them (images in [-1, 1]), one for each seed; sample i depends on seed i alone.
 
-        `prompt`: words for models that take them (`Recipe.prompt`), one for all or one for each seed; `start`: of models that go
-        from data to data, the set whose held-out rows they go from (`Recipe.begin`).
+        `prompt`: words, or a file's name, for models that take them (`Recipe.prompt`), one for all or one for each seed;
+        `start`: of models that go from data to data, the set whose held-out rows they go from (`Recipe.begin`).
         `guidance`: what the samples must follow besides, such as `measured(inpainting(image, known))`.
         """
         sampling = sampling or self.recipe.sampling()
@@ -130,9 +130,10 @@ class Model:
             space = self.denoiser.space
             shape = (len(seeds), *space.shape(self.spec.shape))
             seen = None if watch is None else lambda i, point, z: watch(i, point, space.decode(z))
-            z = sample(denoiser, sampling.step, sampling.grid, shape, cond=cond, rng=rng, start=first, watch=seen)
+            told = space.told(cond)
+            z = sample(denoiser, sampling.step, sampling.grid, shape, cond=told, rng=rng, start=first, watch=seen)
             with torch.no_grad():
-                return space.decode(z)
+                return self.recipe.completed(space.decode(z), cond or {})
 
 
 class Conditioned:

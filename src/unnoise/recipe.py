@@ -359,6 +359,10 @@ class Recipe:
         """What samples are told besides labels where there is no prompt, a row for each seed: of models that must be told."""
         return None
 
+    def completed(self, x: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+        """Samples as data, with those parts put in place that they were told: as they are, unless the model is told parts."""
+        return x
+
     def begin(self, spec: Spec, seeds: Sequence[int], start: str | None) -> tuple[Tensor | None, tuple[Guidance, ...]]:
         """Where samples begin, one state for each seed, and the guidance that goes with it; None where they begin with noise.
         `start` is what a user says of it: the name of a data set."""

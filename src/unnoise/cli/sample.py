@@ -40,7 +40,8 @@ class SamplingForm:
     label: str | None = None
     """Samples of this class only, by name or number; all in turn if left out."""
     prompt: str | None = None
-    """What a model that takes words is asked for: a caption, the beginning of a text, or the file of a sound to be spoken."""
+    """What a model that takes words is asked for: a caption, the beginning of a text; or a file: of a sound to be spoken, of a
+    picture to be completed or enlarged."""
     start: str | None = None
     """Of models that go from data to data: the data set whose held-out images, or other rows, they go from."""
     weights: str = "ema"

@@ -96,6 +96,14 @@ def pixels(place: Place, name: str, channels: int, size: tuple[int, int]) -> np.
     return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
+def transparent(place: Place, name: str, size: tuple[int, int]) -> np.ndarray:
+    """Where one image is more transparent than not, bool (height, width), turned, scaled and cut as `pixels` does."""
+    with _opened(place, name) as image:
+        image.load()
+        alpha = fit(ImageOps.exif_transpose(image).convert("RGBA").getchannel("A"), size)
+        return np.asarray(alpha) < 128
+
+
 def settle(
     headers: Callable[[], Iterable[tuple[int, int, int]]],
     where: str,

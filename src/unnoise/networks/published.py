@@ -127,6 +127,7 @@ LDM_KL_F8 = AutoencoderOptions(channels=128, mult=(1, 2, 4, 4), blocks=2, latent
 LDM_VQ_F4 = AutoencoderOptions(
     channels=128, mult=(1, 2, 4), blocks=2, latent=3, regularise="vq", codes=8192, legacy=True
 )
+LDM_VQ_F4_NO_ATTENTION = replace(LDM_VQ_F4, middle_attention=False)
 LDM_TEXT = UNetOptions(  # latents of 32x32x4, transformers at 32, 16 and 8
     channels=320,
     mult=(1, 2, 4, 4),
@@ -140,6 +141,10 @@ LDM_TEXT = UNetOptions(  # latents of 32x32x4, transformers at 32, 16 and 8
 LDM_IMAGENET = replace(LDM_TEXT, channels=192, mult=(1, 2, 3, 5), attention=(2, 4, 8), heads=1)  # latents of 64x64x3
 LDM_CELEBAHQ = replace(LDM_IMAGENET, channels=224, mult=(1, 2, 3, 4), channels_per_head=32, transformer=0)
 LDM_CHURCHES = UNetOptions(channels=192, mult=(1, 2, 2, 4, 4), blocks=2, attention=(1, 2, 4, 8), heads=8)  # 32x32x4
+LDM_INPAINTING = replace(  # latents of 64x64x3, and 4 channels told: "big", 387 M
+    LDM_CELEBAHQ, channels=256, heads=8, channels_per_head=None, resample="residual"
+)
+LDM_SUPER_RESOLUTION = replace(LDM_CELEBAHQ, channels=160, mult=(1, 2, 2, 4), attention=(8,))  # and 3 channels told
 
 NCSN_32 = RefineNetOptions()  # Song & Ermon 2019, appendix A: CIFAR-10 and CelebA at 32x32, 30.1 M
 NCSN_MNIST = replace(NCSN_32, channels=64)

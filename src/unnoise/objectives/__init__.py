@@ -11,13 +11,14 @@ from .crop import Cropped
 from .curved import HeatMatching, ImplicitMatching
 from .encoded import Encoded
 from .flip import Flipped
+from .hinted import Hinted
 from .matching import WEIGHTINGS, Matching
 from .objective import Loss, Objective
 from .orders import LeftToRight, OrderAgnostic
 from .reconstruction import Criticised, Reconstruction
 from .restoration import Restoration
 from .score import Dequantised, Sliced
-from .score_entropy import ScoreEntropy
+from .score_entropy import ScoreEntropy, SquaredRatios
 from .times import (
     Adaptive,
     HalfLogNormal,
@@ -48,8 +49,8 @@ from .weightings import (
 __all__ = [
     "ELBO", "P2", "VLB", "WEIGHTINGS", "Adaptive", "Adversarial", "Augmented", "Bound", "BridgeMatching", "Consistency",
     "Criticised", "Cropped", "Dequantised", "EDMLoss", "EDMMonotone", "Encoded", "Eps", "Flipped", "HalfLogNormal",
-    "HalfSteps", "HeatMatching", "Hybrid", "ImplicitMatching", "Implied", "LeftToRight", "LogNormal", "LogUniform", "Loss",
-    "LossSecondMoment", "Matching", "MinSNR", "Objective", "OrderAgnostic", "Reconstruction", "Restoration", "ScoreEntropy",
-    "Sigmoid", "Sliced", "Stratified", "Times", "TruncatedSNR", "Uniform", "UniformSteps", "VelocityMatching", "Weighting",
-    "WithClassifier", "balance", "implied_weighting",
+    "HalfSteps", "HeatMatching", "Hinted", "Hybrid", "ImplicitMatching", "Implied", "LeftToRight", "LogNormal", "LogUniform",
+    "Loss", "LossSecondMoment", "Matching", "MinSNR", "Objective", "OrderAgnostic", "Reconstruction", "Restoration", "ScoreEntropy",
+    "Sigmoid", "Sliced", "SquaredRatios", "Stratified", "Times", "TruncatedSNR", "Uniform", "UniformSteps", "VelocityMatching",
+    "Weighting", "WithClassifier", "balance", "implied_weighting",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ What is compared is therefore a weighting of the error in x_0, and one formula s
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -37,13 +38,14 @@ def mean_event(x: Tensor) -> Tensor:
 
 
 class Matching(Objective):
-    r"""E_t weight(t) mean_d (F_guess - F_true)^2, with F the kind that is compared.
+    r"""E_t weight(t) mean_d (F_guess - F_true)^2, or |F_guess - F_true|, with F the kind that is compared.
 
     compare   "eps", "x0", "v", "score", "velocity", or "F": the output of the denoiser's own network.
     weighting a name of WEIGHTINGS, a `Weighting` with its parameters, or any function of the point (its log_snr, alpha, sigma).
     times     the distribution of t.
     drop      the probability with which an example loses its condition, for classifier-free guidance.
     coupling  which noise goes with which data; drawn independently, if left out.
+    norm      "l2" the square of the error, "l1" its absolute value, which is least at the median instead of the mean.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Matching(Objective):
         weighting: str | Callable[[Point], Scalar] = "constant",
         drop: float = 0.0,
         coupling: Coupling | None = None,
+        norm: Literal["l1", "l2"] = "l2",
     ):
         super().__init__()
         if isinstance(weighting, str) and weighting not in WEIGHTINGS:
@@ -61,7 +64,9 @@ class Matching(Objective):
             raise UsageProblem(f"the probability of dropping the condition is {drop}, but must lie in [0, 1]")
         if compare not in (*KINDS, "F"):
             raise unknown("kind of prediction", compare, [*KINDS, "F"])
-        self.compare, self.times, self.drop, self.coupling = compare, times, drop, coupling
+        if norm not in ("l1", "l2"):
+            raise unknown("norm", norm, ("l1", "l2"))
+        self.compare, self.times, self.drop, self.coupling, self.norm = compare, times, drop, coupling, norm
         self.weighting = WEIGHTINGS[weighting] if isinstance(weighting, str) else weighting
 
     def relation(self, denoiser: Denoiser | Process, point: Point) -> tuple[Scalar, Scalar]:
@@ -99,10 +104,13 @@ class Matching(Objective):
         error = denoiser.process.state(denoiser(xt, t, cond).mean - x0)
         weight = self.weight(point, q, self.times.density(denoiser.process, t))
         weight = torch.as_tensor(weight, dtype=torch.float64, device=x0.device).reshape(-1)
-        unweighted = weight.to(x0.dtype) * mean_event(times(q, error).square())
+        compared = times(q, error)
+        unweighted = weight.to(x0.dtype) * mean_event(compared.abs() if self.norm == "l1" else compared.square())
         return Loss(importance.to(x0.dtype) * unweighted, t=t, unweighted=unweighted.detach())
 
     def on_eps(self, on: Denoiser | Process, t: Tensor) -> tuple[Tensor, Times]:
+        if self.norm != "l2":
+            raise UsageProblem("this loss is of absolute errors, so it implies no weighting of squared ones")
         process = on if isinstance(on, Process) else on.process
         point = process.with_derivatives(t, torch.zeros(len(t), 1, 1, 1, dtype=torch.float64))  # type: ignore[attr-defined]
         _, q = self.relation(on, point)

@@ -6,6 +6,8 @@ vq   q a point; settled to the nearest codes: the codebook is the first layer of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +56,12 @@ class Latents(Space):
             return self.quantiser.penalty(law.mean)
         normal = Normal(torch.zeros_like(law.mean), 1.0)
         return self.options.weight * law.kl(normal).to(law.mean.dtype) / numbers
+
+    def told(self, cond: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
+        if cond is None or "picture" not in cond:
+            return cond
+        with torch.no_grad():
+            return {**cond, "picture": self.scale * self.law(cond["picture"]).mean}
 
     def encode(self, x: Tensor, rng: Rng) -> Tensor:
         return self.scale * self.law(x).sample(rng)

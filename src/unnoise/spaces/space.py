@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,11 @@ class Space(nn.Module):
     def shape(self, data: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the codes of data of a shape."""
         return data
+
+    def told(self, cond: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
+        """Conditions as a network is told them here: a picture among them, cond["picture"] (batch, *data), as it is in this
+        space, without any chance."""
+        return cond
 
     def encode(self, x: Tensor, rng: Rng) -> Tensor:
         return x

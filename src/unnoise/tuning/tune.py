@@ -100,7 +100,7 @@ def bundle(
     denoiser = model.guided(sampling).to(device).eval()
     cond, _ = model.asked(seeds)
     if cond is not None:
-        cond = {name: value.to(device) for name, value in cond.items()}
+        cond = denoiser.space.told({name: value.to(device) for name, value in cond.items()})
     return Latents(
         denoiser, Rng.from_seeds(seeds, device).normal(*denoiser.space.shape(model.spec.shape)), cond, heard=heard
     )
