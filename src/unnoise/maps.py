@@ -1,4 +1,5 @@
-r"""Pictures of points: the earth in Mollweide's projection, where equal areas look equal, and angles as Ramachandran drew them.
+r"""Pictures of points: the earth in Mollweide's projection, where equal areas look equal, angles as Ramachandran drew them, and
+rotations by histograms of their roll, pitch and yaw.
 
 x = (2 sqrt 2 / pi) lon cos theta,   y = sqrt 2 sin theta,      2 theta + sin 2 theta = pi sin lat
 """
@@ -6,6 +7,7 @@ x = (2 sqrt 2 / pi) lon cos theta,   y = sqrt 2 sin theta,      2 theta + sin 2 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,3 +62,23 @@ def draw_angles(
     axes.set(xlim=(-180, 180), ylim=(-180, 180), xlabel="phi", ylabel="psi", title=title, aspect="equal")
     axes.set_xticks(range(-180, 181, 90))
     axes.set_yticks(range(-180, 181, 90))
+
+
+def draw_turns(axes: Sequence[Any], shown: dict[str, Tensor], bins: int = 72) -> None:
+    """Histograms, on three axes, of the roll, pitch and yaw of rotations (n, 9): the first filled, others as lines."""
+    from .data.charts import charts
+
+    own = charts("so3")[1]
+    for which, (title, points) in enumerate(shown.items()):
+        looks: dict[str, Any] = (
+            {"color": "#9cc3e6", "alpha": 0.9} if which == 0 else {"histtype": "step", "linewidth": 1.2}
+        )
+        if which == 1:
+            looks["color"] = "#c0392b"
+        for panel, name, values in zip(axes, own.names, own.table(points).T, strict=True):
+            half = 90 if name == "pitch" else 180
+            panel.hist(values.numpy(), bins=bins, range=(-half, half), density=True, label=title or None, **looks)
+            panel.set(xlabel=f"{name}, degrees", xlim=(-half, half), yticks=[])
+            panel.set_xticks(range(-half, half + 1, half // 2))
+    if len(shown) > 1:
+        axes[0].legend()

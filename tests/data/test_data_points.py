@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from unnoise.data import load, points
+from unnoise.data.charts import charts
 from unnoise.errors import Problem, UsageProblem
 
 
@@ -35,22 +36,22 @@ def test_every_way_to_write_a_table_gives_the_same_points(tmp_path, text):
     found = torch.cat([d.batch(range(len(d))).x for d in data.values()])
     assert len(found) == 4 and data["train"].shape == (3,) and data["train"].kind == "points"
     assert data["train"].manifold == "sphere" and data["train"].facts.held_out == len(data["held-out"])
-    back = points.degrees(found, "sphere")
+    back = charts("sphere")[0].table(found)
     expected = {(round(a, 3), round((b + 180) % 360 - 180, 3) if a < 90 else 0.0) for a, b in ROWS}
     assert {(round(a, 3), round(b, 3) if a < 89.99 else 0.0) for a, b in back.tolist()} == expected
 
 
 def test_a_place_is_where_it_should_be():
-    poles = points.coordinates(torch.tensor([[90.0, 12.0], [0.0, 0.0], [0.0, 90.0]]), "sphere")
+    poles = charts("sphere")[0].points(torch.tensor([[90.0, 12.0], [0.0, 0.0], [0.0, 90.0]]))
     torch.testing.assert_close(poles, torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]), atol=1e-6, rtol=0)
-    angles = points.coordinates(torch.tensor([[60.0, -90.0]]), "torus-2")
+    angles = charts("torus-2")[0].points(torch.tensor([[60.0, -90.0]]))
     torch.testing.assert_close(angles, torch.tensor([[0.5, math.sqrt(3) / 2, 0, -1]]), atol=1e-6, rtol=0)
 
 
 def test_angles_are_read_by_their_names(tmp_path):
     data = load(table(tmp_path, "psi,phi\n" + "\n".join(f"{i},{-i}" for i in range(10, 30))), "train")
     assert data.manifold == "torus-2" and data.shape == (4,)
-    phi, psi = points.degrees(data.batch(range(len(data))).x, "torus-2").unbind(1)
+    phi, psi = charts("torus-2")[0].table(data.batch(range(len(data))).x).unbind(1)
     torch.testing.assert_close(phi, -psi)
     assert phi.max() < 0
 
@@ -116,7 +117,7 @@ def test_built_in_points_lie_on_their_manifold(name):
 
 def test_the_airports_are_on_land_mostly_and_in_america_often():
     data = load("airports")
-    lat, lon = points.degrees(data.batch(range(len(data))).x, "sphere").unbind(1)
+    lat, lon = charts("sphere")[0].table(data.batch(range(len(data))).x).unbind(1)
     usa = (lat > 25) & (lat < 50) & (lon > -125) & (lon < -66)
     assert 0.3 < usa.double().mean() < 0.7
     antarctic = lat < -60
@@ -125,7 +126,7 @@ def test_the_airports_are_on_land_mostly_and_in_america_often():
 
 def test_the_torsions_show_helices_and_sheets():
     data = load("torsions")
-    phi, psi = points.degrees(data.batch(range(len(data))).x, "torus-2").unbind(1)
+    phi, psi = charts("torus-2")[0].table(data.batch(range(len(data))).x).unbind(1)
     helix = ((phi + 63).abs() < 30) & ((psi + 43).abs() < 30)
     sheet = ((phi + 120).abs() < 50) & ((psi - 135).abs() < 40)
     forbidden = ((phi - 60).abs() < 30) & ((psi + 60).abs() < 30)

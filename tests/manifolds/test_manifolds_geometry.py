@@ -7,6 +7,7 @@ import torch
 
 from unnoise.errors import UsageProblem
 from unnoise.manifolds import Rotations, Torus, divergence, manifold
+from unnoise.manifolds.rotations import product
 from unnoise.rng import Rng
 
 NAMES = ("sphere", "sphere-3", "torus-1", "torus-3", "so3")
@@ -166,3 +167,31 @@ def test_manifolds_that_are_none_are_told_in_a_sentence(name):
     with pytest.raises(UsageProblem) as caught:
         manifold(name)
     assert "\n" not in str(caught.value)
+
+
+def test_quaternions_and_angles_are_other_names_of_rotations():
+    where = Rotations()
+    x, y, _ = pair(where)
+    half = torch.diag_embed(torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, 1]], dtype=torch.float64))
+    x = torch.cat([x, where.point(half)])  # half turns, of which the real part is 0
+    q = where.quaternion(x)
+    torch.testing.assert_close(where.turned(q), x, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        2 * q[:, 0].abs().clamp(max=1).acos(), where.distance(x, x[-1:].expand_as(x)), atol=1e-7, rtol=0
+    )
+    both = where.point(where.matrix(x[:300]) @ where.matrix(y))
+    torch.testing.assert_close(where.turned(product(q[:300], where.quaternion(y))), both, atol=1e-12, rtol=0)
+    angles = where.turns(x)
+    torch.testing.assert_close(where.turning(angles), x, atol=1e-12, rtol=0)
+    assert angles[:, 1].abs().max() <= math.pi / 2
+
+
+def test_angles_turn_as_scipys_do():
+    from scipy.spatial.transform import Rotation
+
+    where = Rotations()
+    x, _, _ = pair(where)
+    theirs = Rotation.from_matrix(where.matrix(x).numpy())
+    torch.testing.assert_close(where.turns(x), torch.from_numpy(theirs.as_euler("xyz").copy()), atol=1e-9, rtol=0)
+    quaternion = torch.from_numpy(theirs.as_quat(canonical=True).copy()).roll(1, 1)  # theirs have the real part last
+    torch.testing.assert_close(where.quaternion(x), quaternion, atol=1e-9, rtol=0)

@@ -12,10 +12,10 @@ from unnoise.errors import UsageProblem
 from unnoise.likelihood import Flow, likelihood
 from unnoise.manifolds import manifold
 from unnoise.networks import MLPOptions
-from unnoise.objectives.curved import HeatMatching, ImplicitMatching
+from unnoise.objectives.curved import HeatMatching, ImplicitMatching, StepMatching
 from unnoise.objectives.times import Uniform as Times
 from unnoise.oracles import gaussian
-from unnoise.oracles.curved import HeatMixture, uniform, von_mises_fisher
+from unnoise.oracles.curved import HeatMixture, WrappedMixture, uniform, von_mises_fisher, wrapped_normals
 from unnoise.processes import Curved, Gaussian
 from unnoise.processes.curved import Scored
 from unnoise.rng import Rng
@@ -246,6 +246,44 @@ def test_implicit_and_denoising_losses_differ_by_a_constant():
     assert abs(float(error)) < 4 * float((gains[0] - gains[1]).std()) / math.sqrt(count) + 0.01
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_last_step_of_the_walk_tells_the_score(name):
+    """The same parabola, by walks of few steps; and, of the same times, a target as many times noisier as there are steps."""
+    data, count = mixture(name), 3000
+    x0 = data.sample(Rng.from_seeds(range(count)))
+    slopes, spread = [], []
+    for factor in (0.0, 1.0):
+        model = Scaled(data.denoiser(Curved(data.manifold, 0.1, 1.5, walk=5)), factor)
+        loss = StepMatching(Times(0.05))(model, x0, None, Rng.from_seeds(range(count)).spawn(9)).per_example
+        slopes.append(float(torch.autograd.grad(loss.mean(), model.factor)[0]))
+        spread.append(float(loss.detach().mean()))
+    assert slopes[0] / (slopes[0] - slopes[1]) == pytest.approx(1, abs=0.1)
+    model = Scaled(data.denoiser(Curved(data.manifold, 0.1, 1.5, walk=1)), 0.0)
+    once = StepMatching(Times(0.05))(model, x0, None, Rng.from_seeds(range(count)).spawn(9)).per_example
+    assert spread[0] == pytest.approx(5 * float(once.detach().mean()), rel=0.1)
+
+
+def test_the_implicit_loss_varies_as_the_square_of_frequencies():
+    """On a circle where points lie evenly, |s|^2 + 2 div s of the field sin(k a) is sin^2 + 2 k cos: its variance 1/8 + 2 k^2."""
+    circle = manifold("torus-1")
+    process, count = Curved(circle, 60.0, 60.0), 2000
+    x0 = circle.point(2 * math.pi * torch.arange(count, dtype=torch.float64)[:, None] / count)
+
+    class Wave(Denoiser[Curved]):
+        def __init__(self, k):
+            super().__init__()
+            self.k, self.process = k, process
+
+        def forward(self, xt, t, cond=None):
+            return Scored(circle.vector(xt, (self.k * circle.angles(xt)).sin()), xt, process.tau(t, xt), circle)
+
+    for k in (1, 4, 16):
+        rng, t = Rng.from_seeds(range(count)), torch.ones(count, dtype=torch.float64)
+        found = ImplicitMatching(Times(0.5)).error(Wave(k), process, x0, x0, t, None, rng)
+        assert float(found.var(correction=0)) == pytest.approx(1 / 8 + 2 * k * k, rel=1e-9)
+        assert float(found.mean()) == pytest.approx(0.5, abs=1e-9)
+
+
 def test_a_network_gives_tangent_vectors_and_learns():
     torch.manual_seed(0)
     where = manifold("sphere")
@@ -295,6 +333,32 @@ def test_von_mises_and_fisher_are_scipys():
     along = (x @ mean[0]).mean()
     assert abs(float(along) - (1 / math.tanh(kappa) - 1 / kappa)) < 4 * float((x @ mean[0]).std()) / math.sqrt(4000)
     torch.testing.assert_close(data.heat(x).score, kappa * where.tangent(x, mean.expand_as(x)), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ("sphere", "sphere-3", "so3"))
+def test_wrapped_normals_are_a_density_with_these_distances(name):
+    where = manifold(name)
+    law = WrappedMixture(where, where.uniform(Rng.from_seeds([5, 6])), torch.tensor([0.3, 0.2]))
+    # the mass of each law in shells around its centre, by quadrature, is 1; and it is where the samples are
+    alone = WrappedMixture(where, law.centres[:1], law.deviations[:1])
+    r = (torch.arange(4000, dtype=torch.float64) + 0.5) * math.pi / 4000
+    way = where.frame(law.centres[:1])[0]
+    density = alone.log_prob(where.exp(law.centres[:1].expand(4000, -1), r[:, None] * way)).exp()
+    area = 2 * math.pi ** (where.dim / 2) / math.gamma(where.dim / 2) * where.sphere_at(r)
+    assert float((density * area).mean() * math.pi) == pytest.approx(1, abs=1e-6)
+    own = alone.sample(Rng.from_seeds(range(4000)))
+    far = where.distance(law.centres[:1].expand(4000, -1), own)
+    assert abs(float(far.square().mean()) - where.dim * 0.09) < 4 * float(far.square().std()) / math.sqrt(4000)
+    with pytest.raises(UsageProblem, match="deviations of wrapped normal laws"):
+        WrappedMixture(where, law.centres, torch.tensor([0.1, 2.0]))
+
+
+def test_narrow_wrapped_normals_are_heat_kernels_but_for_curvature():
+    where = manifold("so3")
+    law = wrapped_normals()
+    kernels = HeatMixture(where, law.centres, law.deviations.square())
+    x = law.sample(Rng.from_seeds(range(1000)))
+    assert float((law.log_prob(x) - kernels.log_prob(x)).abs().mean()) < 0.01  # of order tau = 0.005
 
 
 def test_the_uniform_law_is_left_as_it_is():

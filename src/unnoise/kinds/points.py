@@ -1,5 +1,5 @@
-"""Points: coordinates in the space that a manifold is embedded in, float32; on disk, degrees where the manifold is the earth or
-a torus of two angles: a table that `load` reads again."""
+"""Points: coordinates in the space that a manifold is embedded in, float32; on disk, where the manifold has a chart (the earth, a
+torus of two angles, rotations), a table that `load` reads again."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.points import MANIFOLDS, coordinates, degrees
+from ..data.charts import charts
 from ..disk import write_file
 from ..errors import Problem
 from ..figures import draw
-from ..maps import draw_angles, draw_map
+from ..maps import draw_angles, draw_map, draw_turns
 from .kind import About, Kind
 
 
@@ -30,14 +30,10 @@ class Points(Kind):
     def finish(self, x: Tensor, about: About) -> Tensor:
         return x.float()
 
-    def _names(self, about: About) -> tuple[str, ...]:
-        """What the columns of a table are called."""
-        in_degrees = {manifold: names for names, manifold in MANIFOLDS.items()}
-        return in_degrees.get(about.manifold or "", tuple(f"x{i}" for i in range(about.shape[0])))
-
     def save(self, stored: Tensor, path: Path, about: About) -> Path:
-        names = self._names(about)
-        table = degrees(stored, about.manifold or "") if len(names) == 2 else stored
+        own, table, names = charts(about.manifold), stored, tuple(f"x{i}" for i in range(about.shape[0]))
+        if own:
+            table, names = own[0].table(stored), own[0].names
         rows = "\n".join(",".join(f"{v:.9g}" for v in row) for row in table.tolist())
         write_file(path, f"{','.join(names)}\n{rows}\n".encode())
         return path
@@ -47,16 +43,18 @@ class Points(Kind):
             table = torch.from_numpy(np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2))
         except ValueError as error:
             raise Problem(f"{path} is no table of points ({error}); remove it") from None
-        return coordinates(table, about.manifold or "") if len(self._names(about)) == 2 else table.float()
+        own = charts(about.manifold)
+        return own[0].points(table) if own else table.float()
 
     def sheet(self, stored: Tensor, folder: Path, about: About, columns: int | None = None, name: str = "") -> Path:
-        path = self.where(folder, name)
-        if about.manifold == "sphere":
-            draw(path, lambda axes: draw_map(axes, degrees(stored, "sphere")), size=(8, 4.2))
-        elif about.manifold == "torus-2":
-            draw(path, lambda axes: draw_angles(axes, degrees(stored, "torus-2")), size=(4.5, 4.5))
+        path, where = self.where(folder, name), about.manifold
+        if where == "so3":
+            draw(path, lambda *panels: draw_turns(panels, {"": stored}), panels=3, size=(10, 3.2))
+        elif own := charts(where):
+            paint, size = (draw_map, (8, 4.2)) if where == "sphere" else (draw_angles, (4.5, 4.5))
+            draw(path, lambda panel: paint(panel, own[0].table(stored)), size=size)
         else:
-            draw(path, lambda axes: axes.scatter(stored[:, 0], stored[:, 1 % stored.shape[1]], s=3))
+            draw(path, lambda panel: panel.scatter(stored[:, 0], stored[:, 1 % stored.shape[1]], s=3))
         return path
 
     def describe(self, about: About) -> str:

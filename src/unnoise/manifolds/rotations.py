@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..rng import Rng
+from .base import as_times
 from .zonal import Zonal
 
 ROOT = math.sqrt(2)
@@ -30,6 +31,12 @@ def vee(matrix: Tensor) -> Tensor:
     return torch.stack([m[..., 2, 1], m[..., 0, 2], m[..., 1, 0]], -1)
 
 
+def product(p: Tensor, q: Tensor) -> Tensor:
+    """Of quaternions (..., 4): the rotation q, then p."""
+    a, u, b, v = p[..., :1], p[..., 1:], q[..., :1], q[..., 1:]
+    return torch.cat([a * b - (u * v).sum(-1, keepdim=True), a * v + b * u + torch.linalg.cross(u, v)], -1)
+
+
 class Rotations(Zonal):
     """SO(3). Z_l is the character sin((l + 1/2) omega) / sin(omega / 2), c the cosine of omega."""
 
@@ -42,6 +49,44 @@ class Rotations(Zonal):
     def point(self, matrix: Tensor) -> Tensor:
         """The nine coordinates of a rotation matrix (..., 3, 3)."""
         return matrix.flatten(-2) / ROOT
+
+    def turned(self, q: Tensor) -> Tensor:
+        """The point of a unit quaternion (..., 4), its real part first: cos(omega/2), and sin(omega/2) times the axis."""
+        axis = hat(q[..., 1:])
+        return self.point(torch.eye(3).to(q) + 2 * q[..., :1, None] * axis + 2 * axis @ axis)
+
+    def quaternion(self, x: Tensor) -> Tensor:
+        """Back again, (..., 4), the first number that is not 0 positive: the largest row of 4 q q^T, which is linear in R."""
+        r = self.matrix(x)
+        a, b, c = r.diagonal(dim1=-2, dim2=-1).unbind(-1)
+        odd = 2 * vee(r)
+        even = (r + r.mT)[..., [2, 0, 1], [1, 2, 0]]  # of yz, zx, xy
+        p, q, s = even.unbind(-1)
+        rows = [
+            torch.stack([1 + a + b + c, *odd.unbind(-1)], -1),
+            torch.stack([odd[..., 0], 1 + a - b - c, s, q], -1),
+            torch.stack([odd[..., 1], s, 1 - a + b - c, p], -1),
+            torch.stack([odd[..., 2], q, p, 1 - a - b + c], -1),
+        ]
+        outer = torch.stack(rows, -2)
+        best = outer.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
+        row = outer.gather(-2, best.expand(*best.shape[:-1], 4)).squeeze(-2)
+        return row / row.norm(dim=-1, keepdim=True) * torch.where(row[..., :1] < 0, -1, 1)
+
+    def turns(self, x: Tensor) -> Tensor:
+        """The angles (..., 3) with R = R_z(yaw) R_y(pitch) R_x(roll): roll, pitch in [-pi/2, pi/2], yaw (Tait and Bryan's)."""
+        r = self.matrix(x)
+        pitch = torch.atan2(-r[..., 2, 0], r[..., :2, 0].norm(dim=-1))
+        roll, yaw = torch.atan2(r[..., 2, 1], r[..., 2, 2]), torch.atan2(r[..., 1, 0], r[..., 0, 0])
+        return torch.stack([roll, pitch, yaw], -1)
+
+    def turning(self, angles: Tensor) -> Tensor:
+        """The point of these angles."""
+        roll, pitch, yaw = (
+            self.matrix(self.exp(self.point(torch.eye(3).to(angles)), self.point(hat(a))))
+            for a in (angles[..., None] * torch.eye(3).to(angles)).unbind(-2)
+        )
+        return self.point(yaw @ pitch @ roll)
 
     def project(self, x: Tensor) -> Tensor:
         u, _, vh = torch.linalg.svd(self.matrix(x))
@@ -69,17 +114,27 @@ class Rotations(Zonal):
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         r = self.matrix(x)
-        between = r.mT @ self.matrix(y)
-        w = vee(between)  # the axis, as long as the sine of the angle
-        sine = w.norm(dim=-1, keepdim=True)
-        angle = torch.atan2(sine, (between.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) - 1) / 2)
-        return self.point(r @ hat(angle / sine.clamp(min=torch.finfo(x.dtype).tiny) * w))
+        q = self.quaternion(self.point(r.mT @ self.matrix(y)))  # which keeps its digits near half a turn
+        sine = q[..., 1:].norm(dim=-1, keepdim=True)
+        angle = 2 * torch.atan2(sine, q[..., :1])
+        return self.point(r @ hat(angle / sine.clamp(min=torch.finfo(x.dtype).tiny) * q[..., 1:]))
 
     def uniform(self, rng: Rng) -> Tensor:
         q = rng.normal(4, dtype=torch.float64)  # a quaternion
-        q = q / q.norm(dim=-1, keepdim=True)
-        axis = hat(q[:, 1:])
-        return self.point(torch.eye(3).to(q) + 2 * q[:, :1, None] * axis + 2 * axis @ axis)
+        return self.turned(q / q.norm(dim=-1, keepdim=True))
+
+    def walk(self, x: Tensor, tau: Tensor | float, rng: Rng, steps: int) -> Tensor:
+        """Brownian motion by a walk of so many steps. A step turns by the same law wherever it begins, so all are made at once,
+        as quaternions, and multiplied in pairs."""
+        if not steps:
+            return x
+        w = (as_times(tau, x) / steps).sqrt()[:, None, None] * rng.normal(steps, 3, dtype=torch.float64).to(x.device)
+        half = w.norm(dim=-1, keepdim=True) / 2
+        q = torch.cat([half.cos(), torch.sinc(half / math.pi) / 2 * w], -1)
+        while q.shape[1] > 1:
+            pairs, left = q.shape[1] // 2, q[:, q.shape[1] // 2 * 2 :]
+            q = torch.cat([product(q[:, : 2 * pairs : 2], q[:, 1 : 2 * pairs : 2]), left], 1)
+        return self.point(self.matrix(x) @ self.matrix(self.turned(q[:, 0])).to(x.dtype))
 
     def eigenvalue(self, n: Tensor) -> Tensor:
         return n * (n + 1)
@@ -94,4 +149,4 @@ class Rotations(Zonal):
         return 2.0, 1.0
 
     def sphere_at(self, r: Tensor) -> Tensor:
-        return (r / 2).sin() ** 2
+        return (2 * (r / 2).sin()) ** 2

@@ -36,7 +36,7 @@ class Zonal(Manifold):
         raise NotImplementedError
 
     def sphere_at(self, r: Tensor) -> Tensor:
-        """The measure of the points at a distance r, in 0..pi, up to a factor."""
+        """The area of the points at a distance r, in 0..pi, over that of a unit sphere: r^(d - 1) near 0."""
         raise NotImplementedError
 
     def cosine(self, x: Tensor, x0: Tensor) -> Tensor:

@@ -5,20 +5,28 @@ sphere, or among rotations, any function of the cosine to a centre does: of its 
 motion multiplies a_n with exp(-lambda_n tau / 2). Von Mises and Fisher's law, density ~ exp(kappa c), has
 
     a_n = I_{n + v}(kappa) / I_v(kappa),     v = (d - 1)/2,      I Bessel's functions.
+
+The wrapped normal law of m, x = exp_m(v) with v normal of deviation s, is another, and of its distance r to m
+
+    log p(x) = -r^2 / (2 s^2) - (d/2) log(2 pi s^2) - log(S(r) / r^{d-1}),    S(r) the area of the points at a distance r.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
 from ..denoisers.denoiser import Cond, Denoiser
 from ..errors import UsageProblem
-from ..manifolds import Heat, Manifold, Sphere, Zonal
+from ..manifolds import Heat, Manifold, Rotations, Sphere, Zonal
 from ..processes.curved import Curved, Scored
 from ..rng import Rng
 
 TERMS, THRESHOLD = 60, 0.02
+WIDEST = 0.5
+"""The largest deviation of a wrapped normal law: e^-20 of it is further than half the way round."""
 
 
 class HeatMixture(nn.Module):
@@ -101,6 +109,52 @@ class ZonalMixture(HeatMixture):
         for i in k.unique():
             r[k == i] = self.manifold.quantile(self.spectra[i], u[k == i])
         return self.manifold.at_distance(self.centres[k], r, rng)
+
+
+class WrappedMixture(nn.Module):
+    """A mixture of wrapped normal laws: centres (K, ambient) and deviations (K,), all as likely. Its density is known, not that of
+    what Brownian motion makes of it. Raises UsageProblem where they are so wide that they meet themselves on the other side.
+    """
+
+    centres: Tensor
+    deviations: Tensor
+
+    def __init__(self, manifold: Zonal, centres: Tensor, deviations: Tensor):
+        super().__init__()
+        if not bool(((deviations > 0) & (deviations <= WIDEST)).all()):
+            raise UsageProblem(
+                f"deviations of wrapped normal laws lie above 0 and up to {WIDEST:g}, not at {deviations.tolist()}"
+            )
+        self.manifold = manifold
+        self.register_buffer("centres", centres.double())
+        self.register_buffer("deviations", deviations.double())
+
+    def sample(self, rng: Rng) -> Tensor:
+        """Points, float64 (len(rng), ambient)."""
+        k = rng.integers(len(self.centres))
+        centre = self.centres[k]
+        v = self.manifold.frame(centre) * rng.normal(self.manifold.dim, dtype=torch.float64).T[..., None]
+        return self.manifold.exp(centre, self.deviations[k, None] * v.sum(0))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Nats, (n,), by the Riemannian measure."""
+        d, parts = self.manifold.dim, []
+        for centre, s in zip(self.centres, self.deviations, strict=True):
+            r = self.manifold.distance(centre.expand(len(x), -1), x.double()).clamp(min=1e-9)
+            spread = (self.manifold.sphere_at(r) / r ** (d - 1)).log()
+            parts.append(-r.square() / (2 * s * s) - d / 2 * torch.log(2 * math.pi * s * s) - spread)
+        return torch.logsumexp(torch.stack(parts, 1), 1) - math.log(len(parts))
+
+
+def wrapped_normals(count: int = 16, precision: int = 100, seed: int = 0) -> WrappedMixture:
+    """The law of the published experiment among rotations: evenly drawn centres, and precisions of Gamma(precision, 1).
+
+    A precision is that of the nine numbers around a rotation: of its angle twice as much, so the deviation is near 0.07.
+    """
+    so3, rng = Rotations(), Rng.from_seeds(range(seed, seed + count))
+    centres = so3.uniform(rng)
+    precisions = -rng.uniform(precision).log().sum(1)  # a sum of exponentials
+    return WrappedMixture(so3, centres, (2 * precisions).rsqrt())
 
 
 def von_mises_fisher(

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..data.points import degrees
+from ..data.charts import charts
 from ..denoisers.tangent import Tangent
 from ..errors import UsageProblem
 from ..likelihood import Flow, likelihood
@@ -299,7 +299,7 @@ def _compared(lab, data: str, model, paint, name: str) -> Finding:
 
     def panels(*plots):
         for axis, (title, points) in zip(plots, shown.items(), strict=True):
-            paint(axis, degrees(points, where), f"{name}: {title}")
+            paint(axis, charts(where)[0].table(points), f"{name}: {title}")
 
     numbers = {
         "measure": f"nats of {len(x)} held-out points by the flow, by a mixture of {len(mixture.weights)} laws, and uniform",
@@ -333,7 +333,7 @@ def _against_kent(lab, name: str) -> Finding:
 
     def panels(*plots):
         for axis, (title, points) in zip(plots, shown.items(), strict=True):
-            draw_map(axis, degrees(points, "sphere"), f"{name}: {title}")
+            draw_map(axis, charts("sphere")[0].table(points), f"{name}: {title}")
 
     numbers = {
         "measure": f"nats of {len(x)} held-out points by the flow; one split and {STEPS} steps, the paper's five and 600k",
