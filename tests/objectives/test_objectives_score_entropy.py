@@ -9,7 +9,7 @@ from unnoise.denoisers import RatioDenoiser
 from unnoise.errors import UsageProblem
 from unnoise.likelihood import score_entropy_nats
 from unnoise.networks import TransformerOptions
-from unnoise.objectives import ScoreEntropy, Uniform
+from unnoise.objectives import ScoreEntropy, SquaredRatios, Uniform
 from unnoise.oracles import Joint
 from unnoise.processes import AbsorbGraph, Gaussian, Jump, LogLinear, Ratios, UniformGraph
 from unnoise.rng import Rng, stream
@@ -42,6 +42,25 @@ def by_definition(graph, log_ratios, x, x0, total):
 def random_ratios(graph, x, seed):
     found = torch.randn(*x.shape, graph.states, generator=stream(seed, 5), dtype=torch.float64)
     return found.scatter(-1, x[..., None], 0.0)
+
+
+def squares_by_definition(graph, log_ratios, x, x0, total):
+    q = generator(graph)
+    forward = torch.matrix_exp(total * q)[:, x0]
+    others = [y for y in range(graph.states) if y != x]
+    return float(sum(q[x, y] * (log_ratios[y].exp() - forward[y] / forward[x]) ** 2 / 2 for y in others))
+
+
+@pytest.mark.parametrize("total", [1e-3, 0.4, 6.9])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_squared_errors_are_the_definition(name, total):
+    graph = GRAPHS[name]
+    pairs = [(x, z) for x, z in product(range(graph.states), range(N)) if name == "uniform" or x in (z, N)]
+    x, x0 = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    l = random_ratios(graph, x, 1)
+    found = graph.squared_error(l, x, x0, torch.full(x.shape, total, dtype=torch.float64))
+    for i, (a, b) in enumerate(pairs):
+        assert float(found[i]) == pytest.approx(squares_by_definition(graph, l[i], a, b, total), rel=1e-10, abs=1e-11)
 
 
 @pytest.mark.parametrize("total", [1e-3, 0.4, 6.9])
@@ -81,8 +100,10 @@ def law_at(process, joint, t):
     return states, given, given @ joint.log_weights.exp().flatten()
 
 
+@pytest.mark.parametrize("loss", ["score_entropy", "squared_error"])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_marginal_ratios_are_the_oracles_and_the_minimum(name):
+def test_marginal_ratios_are_the_oracles_and_the_minimum(name, loss):
+    """Of both losses, though each compares with the ratios given one x_0."""
     process, t = Jump(GRAPHS[name], LogLinear()), 0.6
     joint = Joint(torch.rand(N, N, generator=stream(4), dtype=torch.float64))
     states, given, p = law_at(process, joint, t)
@@ -99,10 +120,10 @@ def test_marginal_ratios_are_the_oracles_and_the_minimum(name):
     leaf = log_ratios.clone().requires_grad_()
     weights = given * joint.log_weights.exp().flatten()  # p(x_0) p(x_t | x_0)
     total = process.point(t).total
-    loss = 0.0
+    charge, loss = getattr(process.graph, loss), 0.0
     for j, x0 in enumerate(joint.every):
         possible = weights[:, j] > 0
-        terms = process.graph.score_entropy(
+        terms = charge(
             leaf[possible],
             states[possible],
             x0.expand(int(possible.sum()), -1),
@@ -183,6 +204,22 @@ def test_objective_is_differentiable_and_tells_bits(name):
     torch.testing.assert_close(loss.terms["bits"], loss.per_example.detach() / (6 * torch.tensor(2.0).log()))
     loss.per_example.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in denoiser.parameters())
+
+
+def test_scaled_squares_are_those_of_probabilities():
+    """Absorbing and log-linear, with normalised ratios: Brier's score over t."""
+    denoiser = small("absorb", normalised=True)
+    process = denoiser.process
+    x0, t = torch.randint(N, (6, 5), generator=stream(8)), torch.linspace(0.01, 0.99, 6, dtype=torch.float64)
+    rng = Rng.from_seeds(range(6))
+    xt = process.corrupt(x0, t, rng)
+    guess = denoiser(xt, t)
+    found = SquaredRatios(Uniform(1e-3), scaled=True).error(process, guess, x0, xt, t)
+    q = denoiser.network(xt, process.noise.total(t).float()).softmax(-1).double()
+    brier = ((q - torch.nn.functional.one_hot(x0, N)) ** 2).sum(-1) / 2 * (xt == N)
+    torch.testing.assert_close(found.double(), brier.sum(1) / t, rtol=1e-4, atol=1e-4)
+    loss = SquaredRatios(Uniform(1e-3))(denoiser, x0, None, rng)
+    assert loss.per_example.isfinite().all() and loss.terms == {}
 
 
 def test_pairs_that_do_not_fit():

@@ -130,6 +130,43 @@ class MarkovChain(Sequences):
             law = law @ self.transition
         return total
 
+    def costs(self) -> Tensor:
+        r"""What a token costs with exact conditionals when e of D are known, in the mean over sequences and over which e, nats, by
+        e, float64 (D,):
+
+            D C(D-1, e) L_e = sum_{a, b} (D - a - b) C(D-1-a-b, e-2) H_ab + sum_a C(D-a, e) (H_a + H^a) + D [e = 0] H
+
+        where H is the entropy of a token, H_a, H^a that given the token a places before, or after, and H_ab given both: the
+        nearest known ones. Raises UsageProblem for a chain that does not keep the law of its first token."""
+        length, first = self.length, self.initial
+        if (first @ self.transition - first).abs().max() > 1e-9:
+            raise UsageProblem(
+                "what tokens cost is known of chains that keep their law; leave the law of the first token out"
+            )
+        powers = [torch.eye(self.tokens, dtype=torch.float64)]
+        for _ in range(length):
+            powers.append(powers[-1] @ self.transition)
+
+        def entropy(p: Tensor) -> float:
+            return -float(torch.special.xlogy(p, p).sum())
+
+        def between(a: int, b: int) -> float:
+            both = (first[:, None] * powers[a])[:, :, None] * powers[b]
+            return entropy(both) - entropy(both.sum(1))
+
+        alone = entropy(first)
+        pairs = [
+            2 * (entropy(first[:, None] * p) - alone) for p in powers
+        ]  # H_a + H^a: both are the pair's less one token's
+        inside = [sum(between(a, d - a) for a in range(1, d)) for d in range(length)]  # by a + b
+        found = []
+        for e in range(length):
+            total = length * alone if e == 0 else sum(math.comb(length - a, e) * pairs[a] for a in range(1, length))
+            if e > 1:
+                total += sum((length - d) * math.comb(length - 1 - d, e - 2) * inside[d] for d in range(2, length))
+            found.append(total / (length * math.comb(length - 1, e)))
+        return torch.tensor(found, dtype=torch.float64)
+
     def log_prob(self, x: Tensor) -> Tensor:
         return self.initial.log()[x[:, 0]] + self.transition.log()[x[:, :-1], x[:, 1:]].sum(1)
 

@@ -20,7 +20,7 @@ def states_of(process: Jump, length: int) -> Tensor:
     return torch.cartesian_prod(*[torch.arange(process.graph.states)] * length).reshape(-1, length)
 
 
-def _together(p: Tensor, ends: Tensor) -> Tensor:
+def together(p: Tensor, ends: Tensor) -> Tensor:
     """Probabilities (batch, length, states) of each position, as those of whole sequences (batch, ends)."""
     return torch.stack([p[:, i][:, ends[:, i]] for i in range(ends.shape[1])]).prod(0)
 
@@ -36,12 +36,12 @@ def walk_output(
     """The law of what a walk down `points` ends in (tokens^length,), float64, in the order of `law.every`: with the exact
     denoiser, guided if asked, from the true law of x_t at the first of them. `step`: Ancestral() or TauLeaping()."""
     denoiser, states = guide(law.denoiser(process)), states_of(process, law.length)
-    p = law.log_prob(law.every).exp() @ _together(process.marginal(law.every, points[0]).mean, states)
+    p = law.log_prob(law.every).exp() @ together(process.marginal(law.every, points[0]).mean, states)
     for t, s in pairwise(points):
         x = states[p > 0]
         leap = process.leap if s.is_clean or isinstance(step, Ancestral) else process.tau_leap
         moves = leap(denoiser(x, t.over(x)), x, t, s).mean
-        p = p[p > 0] @ _together(moves, law.every if s.is_clean else states)
+        p = p[p > 0] @ together(moves, law.every if s.is_clean else states)
     return p
 
 
@@ -58,7 +58,7 @@ def exact_bound(law: Joint, process: Jump, x0: Tensor, nodes: int = 60) -> Tenso
         point = process.point(u**3)
         times = point.over(states)
         log_ratios = process.log_ratios(denoiser(states, times), states, times)
-        chances = _together(process.marginal(x0, point).mean, states)
+        chances = together(process.marginal(x0, point).mean, states)
         for j, p in enumerate(chances):
             can = p > 0
             guess = Ratios(process.graph, point.total, states[can], log_ratios[can])

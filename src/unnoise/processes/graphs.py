@@ -57,6 +57,12 @@ class Graph(ABC):
         r"""sum_{y != x} Q[x, y] (s_y - r_y log s_y + r_y (log r_y - 1)) of each position, with s the guessed ratios
         p_t(y)/p_t(x) and r those given x_0; it is 0 where they agree. `total` (batch, 1, ...) broadcasts against x."""
 
+    def squared_error(self, log_ratios: Tensor, xt: Tensor, x0: Tensor, total: Tensor) -> Tensor:
+        """1/2 sum_{y != x} Q[x, y] (s_y - r_y)^2 of each position, as concrete score matching has it (2211.00802)."""
+        law = self.column(total[..., None], x0)
+        wanted = law / law.gather(-1, xt[..., None])
+        return (self.edges(xt) * (log_ratios.exp() - wanted.to(log_ratios.dtype)) ** 2).sum(-1) / 2
+
     def column(self, total: Scalar, x0: Tensor) -> Tensor:
         """exp(total Q)[y, x_0] for every y: the law of x_t. float64 (*x0.shape, states)."""
         return self.apply(total, F.one_hot(x0, self.states).double())
