@@ -1,11 +1,14 @@
 """Exact laws of sequences against sums over all of them."""
 
+import itertools
+
 import pytest
 import torch
 
 from unnoise.errors import UsageProblem
+from unnoise.likelihood import losses_by_step
 from unnoise.oracles import Joint, MarkovChain
-from unnoise.processes import AbsorbGraph, Jump, LogLinear, UniformGraph
+from unnoise.processes import AbsorbGraph, Jump, LogLinear, Masking, UniformGraph
 from unnoise.rng import Rng, stream
 
 GRAPHS = {"uniform": UniformGraph(3), "absorb": AbsorbGraph(3)}
@@ -73,3 +76,36 @@ def test_what_does_not_fit_is_refused():
         Joint(torch.ones(2, 3))
     with pytest.raises(UsageProblem, match="do not fit"):
         small_chain().denoiser(Jump(AbsorbGraph(4), LogLinear()))
+
+
+def chain(tokens=3, length=5, seed=4):
+    p = torch.rand(tokens, tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) ** 2 + 0.01
+    return MarkovChain(p / p.sum(1, keepdim=True), length)
+
+
+def test_what_tokens_of_a_chain_cost_is_what_counting_says():
+    """All sequences, and all sets of known positions."""
+    law = chain()
+    every = torch.cartesian_prod(*[torch.arange(3)] * 5)
+    p, process, found = law.log_prob(every).exp(), Masking(3, (5,)), []
+    for known in range(5):
+        t, sets = process.point(1 - known / 5), list(itertools.combinations(range(5), known))
+        total = 0.0
+        for first in sets:
+            rest = [i for i in range(5) if i not in first]
+            rank = torch.tensor([*first, *rest]).argsort().expand(len(every), -1)
+            xt = process.join(process.coarse(every, process.depth(rank, t)), rank)
+            log_probs = law.denoiser(process)(xt, t.over(xt)).log_probs.gather(-1, every[..., None])[..., 0]
+            total -= float(p @ log_probs[:, rest].mean(1)) / len(sets)
+        found.append(total)
+    assert torch.allclose(law.costs(), torch.tensor(found, dtype=torch.float64), atol=1e-12)
+    with pytest.raises(UsageProblem, match="keep their law"):
+        MarkovChain(law.transition, 5, torch.tensor([1.0, 0, 0])).costs()
+
+
+def test_estimated_costs_are_the_exact_ones():
+    law = chain(5, 12)
+    x = law.sample(Rng.from_seeds(range(3000)))
+    rows = losses_by_step(law.denoiser(Masking(5, (12,))), x, Rng.from_seeds(range(3000)))
+    assert ((rows.mean(0) - law.costs()).abs() < 4.5 * rows.std(0) / 3000**0.5).all()
+    assert abs(float(law.costs().sum()) - law.entropy) < 1e-12
