@@ -341,11 +341,15 @@ class Recipe:
     def build_network(self, spec: Spec, outputs: int = 1, inputs: int = 1) -> torch.nn.Module:
         """The U-Net for this data; `outputs` is 2 where variances are learned, too, `inputs` where it sees a velocity."""
         channels = spec.shape[0]
+        return self.network.build(inputs * channels, outputs * channels, self.classes_told(spec))
+
+    def classes_told(self, spec: Spec) -> int | None:
+        """How many classes the network is told of, if any. Raises UsageProblem where it should be, and the data have none."""
         if self.conditional and spec.num_classes is None:
             raise UsageProblem(
                 f"{self.slug} is class-conditional, and these data have no labels; pass --no-conditional"
             )
-        return self.network.build(inputs * channels, outputs * channels, spec.num_classes if self.conditional else None)
+        return spec.num_classes if self.conditional else None
 
     def condition(self, batch: Any) -> dict[str, Tensor] | None:
         """What the network is told of a batch (x, label, caption)."""

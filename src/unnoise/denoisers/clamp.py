@@ -39,6 +39,10 @@ def clamped(x: Tensor, known: Tensor) -> Guidance:
 def prompted(about: About, text: str) -> Guidance:
     """What a user wrote, from the first place on: "the _____ of the". Low lines are gaps to fill, unless the alphabet has one;
     what follows the text is free. Raises Problem or UsageProblem for what a model cannot say."""
+    if about.kind != "text":
+        raise UsageProblem(
+            f"a prompt is the beginning of a text, and this model knows {about.kind}; leave --prompt out"
+        )
     length = about.shape[0]
     if len(text) > length:
         raise UsageProblem(f"the prompt has {len(text)} characters, and this model writes {length}; shorten it")

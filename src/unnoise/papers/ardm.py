@@ -180,11 +180,7 @@ class ARDM(Recipe):
 
     def denoiser(self, spec: Spec) -> Denoiser[Any]:
         process = self.masking(spec)
-        if self.conditional and spec.num_classes is None:
-            raise UsageProblem(
-                "ardm was asked to be class-conditional, and these data have no labels; pass --no-conditional"
-            )
-        classes = spec.num_classes if self.conditional else None
+        classes = self.classes_told(spec)
         outputs = Symbols.outputs(process, self.parametrisation)
         if self.body != "transformer":
             return self.levels(spec, process, outputs, classes)
@@ -211,10 +207,6 @@ class ARDM(Recipe):
 
     def prompt(self, spec: Spec, text: str) -> tuple[None, tuple[Guidance, ...]]:
         """The text's first words, or one with gaps: "the _____ of the union"."""
-        if spec.kind != "text":
-            raise UsageProblem(
-                f"a prompt is the beginning of a text, and this model knows {spec.kind}; leave --prompt out"
-            )
         return None, (prompted(spec, text),)
 
 

@@ -118,12 +118,7 @@ class SEDD(Recipe):
 
     def denoiser(self, spec: Spec) -> Denoiser[Any]:
         process = replace(self, tokens=len(spec.alphabet or ())).process()
-        if self.conditional and spec.num_classes is None:
-            raise UsageProblem(
-                "sedd was asked to be class-conditional, and these data have no labels; pass --no-conditional"
-            )
-        classes = spec.num_classes if self.conditional else None
-        network = self.network.build(process.graph.states, process.graph.tokens, classes)
+        network = self.network.build(process.graph.states, process.graph.tokens, self.classes_told(spec))
         return RatioDenoiser(network, process, self.normalised)
 
     def objective(self, spec: Spec) -> Objective:
