@@ -47,13 +47,23 @@ def ordinary(slug: str) -> bool:
 ORDINARY = [slug for slug in slugs() if ordinary(slug)]
 
 
+def built(recipe, kind):
+    """A preset's denoiser on data of a kind; None where its network is of another of the kinds that the paper takes."""
+    try:
+        return recipe.denoiser(EXAMPLES[kind])
+    except UsageProblem:
+        if len(recipe.takes) == 1:
+            raise
+        return None
+
+
 @pytest.mark.parametrize("slug", sorted(set(slugs()) - set(ORDINARY)))
 def test_a_paper_of_its_own_kind_builds_and_shows_elsewhere_that_it_learns(slug):
     assert "def test_it_learns" in own(slug).read_text()
     for preset in find(slug).presets:
         recipe = find(slug).preset(preset)
         with torch.device("meta"):
-            denoiser = recipe.denoiser(EXAMPLES[recipe.takes[0]])
+            denoiser = next(filter(None, (built(recipe, kind) for kind in recipe.takes)))
         assert sum(p.numel() for p in denoiser.parameters()) > 0
 
 
