@@ -113,6 +113,21 @@ def test_single_precision_stays_on_the_manifold(name):
     assert x.dtype == torch.float32 and (where.project(x.double()) - x).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_where_networks_are_computed_in_half_precision_points_are_not(name):
+    where = manifold(name)
+    x, y, v = pair(where, torch.float32)
+
+    def made():
+        return where.exp(x, v.float()), where.log(x, y), where.tangent(x, y), where.frame(x), where.project(x + y / 9)
+
+    plain = made()
+    with torch.autocast("cpu", torch.bfloat16):
+        for a, b in zip(made(), plain, strict=True):
+            assert a.dtype == torch.float32
+            torch.testing.assert_close(a, b, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("name", ("sphere", "sphere-3", "so3"))
 def test_divergence_of_a_projected_constant(name):
     """P_x a is the gradient of <a, x>, an eigenfunction of the first degree."""

@@ -1,12 +1,13 @@
 """Heat kernels: against other series, other manifolds, moments, finite differences, and their own limits."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from unnoise.manifolds import Rotations, Sphere, Torus, manifold
+from unnoise.manifolds import Manifold, Rotations, Sphere, Torus, manifold
 from unnoise.rng import Rng
 
 NAMES = ("sphere", "sphere-3", "torus-1", "torus-2", "so3")
@@ -152,6 +153,30 @@ def test_the_walk_has_the_moments_of_brownian_motion(name):
         inner = (x * x0).sum(1) / x0.square().sum(1)
         error = float(inner.mean()) - math.exp(-rate * tau)
         assert abs(error) < 4 * float(inner.std()) / math.sqrt(6000) + 0.004, (tau, error)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_uniform_law_is_left_as_it_is(name):
+    where, rng = manifold(name), Rng.from_seeds(range(6000))
+    x = where.walk(where.uniform(rng), 0.5, rng, 3)
+    size = float(x[0].square().sum()) / where.ambient
+    assert x.mean(0).abs().max() < 5 * math.sqrt(size / 6000)
+    assert (x.T @ x / len(x) - size * torch.eye(where.ambient)).abs().max() < 6 * size / math.sqrt(6000)
+
+
+def test_rotations_walk_as_every_manifold_does():
+    """By quaternions, joined in pairs, as by geodesics one after the other: the same law of the distance, even after 5 steps."""
+    where, count = Rotations(), 6000
+    x = where.uniform(Rng.from_seeds(range(count)))
+    for steps in (1, 2, 5):
+        far = [
+            where.distance(x, walk(x, 1.5, Rng.from_seeds(range(count)).spawn(steps + k), steps)).cos()
+            for k, walk in ((0, where.walk), (1, partial(Manifold.walk, where)))
+        ]
+        a, b = far
+        for f in (torch.clone, torch.square):
+            error = f(a).mean() - f(b).mean()
+            assert abs(float(error)) < 4 * float((f(a).var() + f(b).var()) / count) ** 0.5
 
 
 def test_a_walk_of_few_steps_is_off_by_what_was_measured():

@@ -13,9 +13,11 @@ from unnoise.likelihood import likelihood
 from unnoise.manifolds import manifold
 from unnoise.model import Model, train_model
 from unnoise.networks import MLPOptions
+from unnoise.oracles.curved import wrapped_normals
 from unnoise.papers import rsgm
 from unnoise.papers.rsgm import RSGM
 from unnoise.recipe import Spec
+from unnoise.rng import Rng
 from unnoise.training import TrainingOptions
 from unnoise.verify import Absent, Finding
 
@@ -47,7 +49,7 @@ def test_it_learns_where_airports_are(run):
     assert (run / "pictures" / "samples-00000150.png").exists()
 
 
-@pytest.mark.parametrize("loss", ("denoising", "implicit", "sliced"))
+@pytest.mark.parametrize("loss", ("denoising", "step", "implicit", "sliced"))
 def test_every_loss_learns_torsions(loss, tmp_path):
     training = replace(SHORT, steps=300, lr=2e-3, preview_every=0, decay="linear", decay_from=0.3)
     recipe = RSGM(data="torsions", loss=loss, times="uniform", network=SMALL, training=training)
@@ -55,6 +57,37 @@ def test_every_loss_learns_torsions(loss, tmp_path):
     assert result.steps == 300 and model.recipe.manifold == "torus-2"
     x = load("torsions", "held-out").batch(range(0, 1900, 40)).x
     assert likelihood(model, x, "flow").nats.mean() < manifold("torus-2").log_volume - 0.3
+
+
+def test_rotations_from_end_to_end(tmp_path, capsys):
+    recipe = RSGM(data="rotations", network=MLPOptions(width=32, depth=2), training=replace(SHORT, steps=200))
+    model, _ = train_model(recipe, load("rotations"), tmp_path / "run")
+    assert model.recipe.manifold == "so3" and model.recipe.beta_f == 6 and model.spec.shape == (9,)
+    x = load("rotations", "held-out").batch(range(0, 3900, 60)).x
+    assert likelihood(model, x, "flow").nats.mean() < manifold("so3").log_volume - 1
+    samples = model.sample(range(64))
+    assert (manifold("so3").project(samples) - samples).abs().max() < 1e-6
+    assert (
+        wrapped_normals().log_prob(samples).mean()
+        > wrapped_normals().log_prob(manifold("so3").uniform(Rng.from_seeds(range(64)))).mean()
+    )
+    assert main(["sample", str(tmp_path / "run"), "--count", "30", "--steps", "5", "--out", str(tmp_path / "out")]) in (
+        0,
+        None,
+    )
+    capsys.readouterr()
+    again = load(tmp_path / "out" / "samples.csv")  # what was made can be learned from
+    assert again.manifold == "so3" and (tmp_path / "out" / "grid.png").exists()
+
+
+def test_waves_are_for_the_earth_and_not_for_divergences():
+    def stem(where, **options):
+        network = RSGM(**options).build_network(Spec((manifold(where).ambient,), kind="points", manifold=where))
+        return getattr(network, "network", network).stem.in_features
+
+    assert stem("sphere") == 33 and stem("sphere", loss="step") == 33 and stem("sphere", loss="implicit") == 3
+    assert stem("torus-2") == 4 and stem("so3") == 9
+    assert stem("torus-2", network=MLPOptions(waves=(1.0,))) == 12 and stem("sphere", network=MLPOptions()) == 3
 
 
 def test_the_commands_speak_of_points(run, tmp_path, capsys):
@@ -94,11 +127,16 @@ def test_data_of_another_kind_or_manifold_are_refused(tmp_path):
 
 def test_published_networks_are_as_large_as_they_should_be():
     sizes = {}
-    for preset, shape, where in (("paper", (3,), "sphere"), ("paper-torus", (4,), "torus-2")):
+    for preset, shape, where in (
+        ("paper", (3,), "sphere"),
+        ("paper-torus", (4,), "torus-2"),
+        ("paper-so3", (9,), "so3"),
+    ):
         with torch.device("meta"):
             denoiser = RSGM.preset(preset).denoiser(Spec(shape, kind="points", manifold=where))
         sizes[preset] = sum(p.numel() for p in denoiser.parameters())
     assert sizes["paper"] == (4 + 1) * 512 + 4 * 513 * 512 + 513 * 3
+    assert sizes["paper-so3"] == (10 + 1) * 512 + 4 * 513 * 512 + 513 * 9
     assert sizes["paper-torus"] == (5 + 1) * 512 + 2 * 513 * 512 + 513 * 4
 
 

@@ -2,7 +2,7 @@ r"""Points on a manifold as a data set: places on the earth, angles of molecules
 
     load("airports")                        # built in: 28,298 airports, on the sphere
     load("torsions")                        # built in: the angles phi and psi of 10,146 residues of a ribosome, on the torus
-    load("rotations")                       # built in: 50,000 of a law that is known (`oracles.curved.wrapped_normals`)
+    load("rotations")                       # built in: 20,000 of a law that is known (`oracles.curved.wrapped_normals`)
     load("quakes.csv")                      # any table of latitudes and longitudes, or of phi and psi, or of rotations
 
 A table has numbers between commas, semicolons, tabs or blanks, a place a line; lines that begin with # are comments. A header
@@ -60,8 +60,8 @@ TORSIONS = Facts(
 ROTATIONS = Facts(
     name="rotations",
     shape=(9,),
-    train=40_014,
-    held_out=9_986,
+    train=16_029,
+    held_out=3_971,
     rule=RULE,
     licence="public domain",
     source="drawn from 16 wrapped normal laws among rotations, as 2202.02763 draws them",
@@ -109,7 +109,7 @@ def _shipped(file: str) -> Tensor:
 def _rotations() -> Tensor:
     from ..oracles.curved import wrapped_normals
 
-    return wrapped_normals().sample(Rng.from_seeds(range(50_000))).float()
+    return wrapped_normals().sample(Rng.from_seeds(range(20_000))).float()
 
 
 BUILT_IN = {

@@ -31,6 +31,11 @@ def vee(matrix: Tensor) -> Tensor:
     return torch.stack([m[..., 2, 1], m[..., 0, 2], m[..., 1, 0]], -1)
 
 
+def times(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product, as a sum of products: what computes networks in half precision leaves it whole."""
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
+
+
 def product(p: Tensor, q: Tensor) -> Tensor:
     """Of quaternions (..., 4): the rotation q, then p."""
     a, u, b, v = p[..., :1], p[..., 1:], q[..., :1], q[..., 1:]
@@ -53,7 +58,7 @@ class Rotations(Zonal):
     def turned(self, q: Tensor) -> Tensor:
         """The point of a unit quaternion (..., 4), its real part first: cos(omega/2), and sin(omega/2) times the axis."""
         axis = hat(q[..., 1:])
-        return self.point(torch.eye(3).to(q) + 2 * q[..., :1, None] * axis + 2 * axis @ axis)
+        return self.point(torch.eye(3).to(q) + 2 * q[..., :1, None] * axis + 2 * times(axis, axis))
 
     def quaternion(self, x: Tensor) -> Tensor:
         """Back again, (..., 4), the first number that is not 0 positive: the largest row of 4 q q^T, which is linear in R."""
@@ -86,38 +91,38 @@ class Rotations(Zonal):
             self.matrix(self.exp(self.point(torch.eye(3).to(angles)), self.point(hat(a))))
             for a in (angles[..., None] * torch.eye(3).to(angles)).unbind(-2)
         )
-        return self.point(yaw @ pitch @ roll)
+        return self.point(times(times(yaw, pitch), roll))
 
     def project(self, x: Tensor) -> Tensor:
         u, _, vh = torch.linalg.svd(self.matrix(x))
         signs = torch.ones_like(x[..., :3])
-        signs[..., 2] = torch.linalg.det(u @ vh).sign()
-        return self.point(u * signs[..., None, :] @ vh)
+        signs[..., 2] = torch.linalg.det(times(u, vh)).sign()
+        return self.point(times(u * signs[..., None, :], vh))
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         r = self.matrix(x)
-        spin = r.mT @ v.unflatten(-1, (3, 3))
-        return (r @ ((spin - spin.mT) / 2)).flatten(-2)
+        spin = times(r.mT, v.unflatten(-1, (3, 3)))
+        return times(r, (spin - spin.mT) / 2).flatten(-2)
 
     def frame(self, x: Tensor) -> Tensor:
-        return self.point(self.matrix(x) @ hat(torch.eye(3).to(x))[:, None])
+        return self.point(times(self.matrix(x), hat(torch.eye(3).to(x))[:, None]))
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         r = self.matrix(x)
-        w = vee(r.mT @ self.matrix(v))
+        w = vee(times(r.mT, self.matrix(v)))
         angle = w.norm(dim=-1)[..., None, None]
         a = hat(w)
         turn = torch.eye(3).to(x) + torch.sinc(angle / math.pi) * a
-        turn = turn + torch.sinc(angle / (2 * math.pi)).square() / 2 * a @ a
-        r = r @ turn
-        return self.point(r @ (3 * torch.eye(3).to(x) - r.mT @ r) / 2)  # a step of Newton's, back to det = 1
+        turn = turn + torch.sinc(angle / (2 * math.pi)).square() / 2 * times(a, a)
+        r = times(r, turn)
+        return self.point(times(r, 3 * torch.eye(3).to(x) - times(r.mT, r)) / 2)  # a step of Newton's, back to det = 1
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         r = self.matrix(x)
-        q = self.quaternion(self.point(r.mT @ self.matrix(y)))  # which keeps its digits near half a turn
+        q = self.quaternion(self.point(times(r.mT, self.matrix(y))))  # which keeps its digits near half a turn
         sine = q[..., 1:].norm(dim=-1, keepdim=True)
         angle = 2 * torch.atan2(sine, q[..., :1])
-        return self.point(r @ hat(angle / sine.clamp(min=torch.finfo(x.dtype).tiny) * q[..., 1:]))
+        return self.point(times(r, hat(angle / sine.clamp(min=torch.finfo(x.dtype).tiny) * q[..., 1:])))
 
     def uniform(self, rng: Rng) -> Tensor:
         q = rng.normal(4, dtype=torch.float64)  # a quaternion
@@ -134,7 +139,7 @@ class Rotations(Zonal):
         while q.shape[1] > 1:
             pairs, left = q.shape[1] // 2, q[:, q.shape[1] // 2 * 2 :]
             q = torch.cat([product(q[:, : 2 * pairs : 2], q[:, 1 : 2 * pairs : 2]), left], 1)
-        return self.point(self.matrix(x) @ self.matrix(self.turned(q[:, 0])).to(x.dtype))
+        return self.point(times(self.matrix(x), self.matrix(self.turned(q[:, 0])).to(x.dtype)))
 
     def eigenvalue(self, n: Tensor) -> Tensor:
         return n * (n + 1)

@@ -63,7 +63,7 @@ class Torus(Manifold):
         return self.vector(x, self.speeds(x, v))
 
     def frame(self, x: Tensor) -> Tensor:
-        return torch.einsum("ij,bjc->ibjc", torch.eye(self.dim).to(x), self._forward(x)).flatten(2)
+        return (torch.eye(self.dim).to(x)[:, None, :, None] * self._forward(x)).flatten(2)
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         turn = self.speeds(x, v)[..., None]

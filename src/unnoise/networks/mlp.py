@@ -22,8 +22,9 @@ class MLPOptions(Options):
     depth: int = 4
     embedding: Literal["sin-first", "cos-first", "fourier"] = "cos-first"
     dropout: float = 0.0
-    waves: tuple[float, ...] = ()
-    """Frequencies f of sin(2 pi f x) and cos(2 pi f x), which it sees beside x: the finer, the finer what it can learn."""
+    waves: tuple[float, ...] | None = ()
+    """Frequencies f of sin(2 pi f x) and cos(2 pi f x), which it sees beside x: the finer, the finer what it can learn. None is
+    for the recipe to choose."""
     plain: bool = False
     """Layers of sines on x and t joined, without labels, in place of residual ones."""
 
@@ -31,7 +32,7 @@ class MLPOptions(Options):
         """The network, freshly initialised; `in_channels` is the length of the last axis."""
         if self.depth < 1:
             raise UsageProblem(f"an MLP of depth {self.depth} is not possible; choose at least 1")
-        seen, outputs = in_channels * (1 + 2 * len(self.waves)), out_channels or in_channels
+        seen, outputs = in_channels * (1 + 2 * len(self.waves or ())), out_channels or in_channels
         if self.plain and (num_classes is not None or self.dropout):
             raise UsageProblem("a plain MLP takes no labels and no dropout; leave plain out")
         network = PlainMLP(self, seen, outputs) if self.plain else MLP(self, seen, outputs, num_classes)

@@ -138,12 +138,13 @@ class WrappedMixture(nn.Module):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Nats, (n,), by the Riemannian measure."""
-        d, parts = self.manifold.dim, []
-        for centre, s in zip(self.centres, self.deviations, strict=True):
-            r = self.manifold.distance(centre.expand(len(x), -1), x.double()).clamp(min=1e-9)
+        d, s, found = self.manifold.dim, self.deviations, []
+        height = -d / 2 * torch.log(2 * math.pi * s * s) - math.log(len(s))
+        for part in x.double().split(256):
+            r = (part @ self.centres.T + self.manifold.shift).clamp(-1, 1).acos().clamp(min=1e-7)
             spread = (self.manifold.sphere_at(r) / r ** (d - 1)).log()
-            parts.append(-r.square() / (2 * s * s) - d / 2 * torch.log(2 * math.pi * s * s) - spread)
-        return torch.logsumexp(torch.stack(parts, 1), 1) - math.log(len(parts))
+            found.append(torch.logsumexp(height - r.square() / (2 * s * s) - spread, 1))
+        return torch.cat(found)
 
 
 def wrapped_normals(count: int = 16, precision: int = 100, seed: int = 0) -> WrappedMixture:
