@@ -5,13 +5,16 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from unnoise.cli import main
 from unnoise.data import load
 from unnoise.denoisers import inpainting, measured
 from unnoise.errors import UsageProblem
+from unnoise.explain import errors
 from unnoise.generate import generate
 from unnoise.likelihood import likelihood
 from unnoise.model import Model, train_model
@@ -21,6 +24,7 @@ from unnoise.networks.captioned import ReaderOptions
 from unnoise.papers import find
 from unnoise.papers.ldm import LDM, FirstStage
 from unnoise.recipe import Spec
+from unnoise.rng import Rng
 from unnoise.training import Interrupted, Run, TrainingOptions
 from unnoise.tuning.tune import bundle
 
@@ -59,8 +63,6 @@ def test_it_learns_digits_in_latents(tmp_path):
     model, _ = train_model(recipe, load("digits"), tmp_path / "run", preview=False)
     data = load("digits", "held-out")
     x0, space = data.batch(range(len(data))).x, model.denoiser.space
-    from unnoise.rng import Rng
-
     rng = Rng.from_seeds(range(len(x0)))
     with torch.no_grad():
         z0 = space.encode(x0, rng)
@@ -181,14 +183,77 @@ def test_a_class_is_a_caption_of_one_word():
 @pytest.mark.parametrize("preset", LDM.presets)
 def test_presets_build_and_give_latents_back(preset):
     recipe = find("ldm").preset(preset)
-    size = 32 if preset == "laptop" else 256
+    size = 256 if preset.startswith("paper") else 32
+    told = recipe.hint(torch.zeros(2, 3, size, size), Rng.from_seeds([0, 1])) if recipe.hint else {}
     with torch.device("meta"):
         denoiser = recipe.denoiser(Spec((3, size, size), tuple("abcdefghij")))
         z = torch.zeros(2, *denoiser.space.shape((3, size, size)))
-        output = denoiser.network(z, torch.zeros(2))
+        cond = denoiser.space.told({name: value.to("meta") for name, value in told.items()})
+        output = denoiser.network(z, torch.zeros(2), cond or None)
     assert output.shape == z.shape
     parameters = sum(p.numel() for p in denoiser.network.parameters())
     assert preset != "paper" or abs(parameters / 1.45e9 - 1) < 0.05
+    assert not recipe.hint or recipe == LDM.from_dict(json.loads(json.dumps(recipe.as_dict())))
+
+
+def test_pictures_are_completed(tmp_path, emoji):
+    model, _ = train_model(brief(captions=False, concat="inpaint"), emoji, tmp_path / "run", preview=False)
+    held_out = load("emoji-twitter", "held-out", size=8)
+    seeds = [3, len(held_out) + 1, 2]
+    x, told = held_out.batch([3, 1, 2]).x, model.recipe.unprompted(model.spec, seeds)
+    painted, hole = model.sample(seeds), told["map"] > 0
+    assert torch.equal(torch.where(hole, 0.0, painted), torch.where(hole, 0.0, x))
+    assert not torch.equal(painted, x) and painted.isfinite().all()
+    torch.testing.assert_close(model.sample([2])[0], painted[2], atol=2e-2, rtol=0)
+    given = bundle(model, model.recipe.sampling(), 2).cond
+    assert given["picture"].shape == (2, 2, 4, 4) and given["map"].shape == (2, 1, 8, 8)
+    batch = held_out.batch(range(3))
+    assert errors(model.denoiser, lambda a, b: (batch.x, model.recipe.condition(batch)), 3, 2).x0.isfinite().all()
+    with pytest.raises(UsageProblem, match="'picture' has no null value"):
+        model.sample([0], replace(model.recipe.sampling(), guidance=2.0))
+    with pytest.raises(UsageProblem, match="told nothing else; add --no-captions"):
+        brief(concat="inpaint")
+    with pytest.raises(UsageProblem, match="told nothing else; add --no-conditional"):
+        brief(concat="enlarge", captions=False, conditional=True)
+    with pytest.raises(UsageProblem, match="cannot be made smaller by 3"):
+        brief(concat="enlarge", captions=False, factor=3).denoiser(Spec((3, 8, 8)))
+
+
+def test_pictures_are_completed_and_enlarged_from_the_command_line(tmp_path, capsys):
+    words = ["--size", "8", "--steps", "2", "--batch-size", "8", "--preview-every", "2", "--sampling-steps", "2"]
+    words += [
+        "--autoencoder.mult",
+        "1",
+        "1",
+        "--autoencoder-training.steps",
+        "2",
+        "--autoencoder-training.batch-size",
+        "8",
+    ]
+    words += ["--network.channels", "32", "--network.mult", "1", "--network.attention", "1"]
+    picture = torch.randint(256, (8, 8, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    picture[..., 3] = 255
+    picture[2:5, 3:7, 3] = 0
+    Image.fromarray(picture.numpy()).save(tmp_path / "torn.png")
+    run, torn = str(tmp_path / "run"), str(tmp_path / "torn.png")
+    assert main(["train", "ldm", "--preset", "inpainting", *words, "--out", run]) == 0
+    assert (tmp_path / "run" / "pictures" / "samples-00000002.png").exists()
+    assert main(["sample", run, "--count", "2", "--prompt", torn, "--out", str(tmp_path / "out")]) == 0
+    painted = torch.stack(
+        [torch.from_numpy(np.array(Image.open(p))) for p in sorted((tmp_path / "out" / "images").glob("*.png"))]
+    )
+    known = picture[..., 3] == 255
+    assert torch.equal(painted[:, known], picture[known][:, :3].expand(2, -1, -1))
+    assert not torch.equal(painted[0], painted[1])
+    Image.fromarray(picture[..., :3].contiguous().numpy()).save(tmp_path / "whole.png")
+    assert main(["sample", run, "--count", "1", "--prompt", str(tmp_path / "whole.png")]) == 2
+    assert "nowhere transparent" in capsys.readouterr().err
+    assert main(["train", "ldm", "--concat", "enlarge", *words, "--out", str(tmp_path / "other")]) == 2
+    assert "add --no-captions" in capsys.readouterr().err
+    words += ["--no-captions", "--factor", "2", "--out", str(tmp_path / "larger")]
+    assert main(["train", "ldm", "--concat", "enlarge", *words]) == 0
+    assert main(["sample", str(tmp_path / "larger"), "--count", "1", "--prompt", str(tmp_path / "whole.png")]) == 0
+    assert main(["sample", str(tmp_path / "larger"), "--count", "1"]) == 0
 
 
 def test_from_the_command_line(tmp_path, capsys):
