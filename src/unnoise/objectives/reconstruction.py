@@ -20,7 +20,8 @@ from .objective import Loss, Objective
 class Reconstruction(Objective):
     r"""mean_d |x - x_r| / e^s + s + penalty of the latents, with s learned: Laplace's likelihood, in nats for each number.
 
-    That is the published loss divided by the numbers of an image, and without LPIPS, whose weights no package ships.
+    That is the published loss divided by the numbers of an image, and without LPIPS, whose weights no package ships. (The public
+    code means to learn s as well, but does not give it to its optimiser: there it stays 0.)
     """
 
     def __init__(self) -> None:
