@@ -181,6 +181,20 @@ def test_normalised_it_is_weighted_cross_entropy():
     torch.testing.assert_close(nats.double(), cross.sum(1).double() / t, rtol=1e-4, atol=1e-4)
 
 
+def test_it_is_that_of_the_normalised_ratios_and_what_their_sum_costs():
+    """Absorbing: (Z - 1 - log Z) / (e^sbar - 1) more at every MASK, Z the sum over tokens of the ratios times e^sbar - 1."""
+    free, process = small("absorb"), Jump(GRAPHS["absorb"], LogLinear())
+    normalised = RatioDenoiser(free.network, process, normalised=True)
+    x0, t = torch.randint(N, (6, 5), generator=stream(8)), torch.linspace(0.01, 0.99, 6, dtype=torch.float64)
+    xt = process.corrupt(x0, t, Rng.from_seeds(range(6)))
+    odds = torch.expm1(process.noise.total(t))[:, None]
+    z = free(xt, t).log_ratios.detach()[..., :N].exp().sum(-1) * odds
+    more = (z - 1 - z.log()) / odds * process.noise.rate(t)[:, None] * (xt == N)
+    a, b = (score_entropy_nats(process, denoiser(xt, t), x0, xt, t).detach() for denoiser in (free, normalised))
+    torch.testing.assert_close((a - b).double(), more.sum(1), rtol=1e-3, atol=1e-4)
+    assert float(more.min()) >= 0 and float(more.max()) > 0.1
+
+
 @pytest.mark.parametrize("name", GRAPHS)
 def test_ratios_of_a_network(name):
     denoiser = small(name)
