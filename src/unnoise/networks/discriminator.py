@@ -75,11 +75,24 @@ class Discriminator(nn.Module):
             c = m * o.channels
         self.last = nn.Conv2d(c + (o.group > 0), c, 3, padding=1)
         self.head = nn.Linear(c, 1)
+        self._initialise()
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """As published: Xavier's bounds and no biases; the last layers of residuals, and that before the head, nearly nothing,
+        so that the critic starts without an opinion."""
+        faint = {self.last, *(block.conv1 for block in self.blocks)}
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight, 1e-5 if module in faint else 1.0)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         emb = F.leaky_relu(self.inner(self.sinusoids(t).to(self.inner.weight.dtype)), SLOPE)
         emb = F.leaky_relu(self.outer(emb), SLOPE)
-        h = self.stem(x)
+        h = self.stem(x.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             h = block(h, emb)
         if self.group:

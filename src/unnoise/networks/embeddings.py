@@ -14,6 +14,7 @@ from ..errors import UsageProblem
 from ..rng import stream
 
 STYLE = 256  # width of what a latent vector becomes
+SILU_GAIN = 1.68  # E[silu(x)^2]^-1/2 for x ~ N(0, 1)
 FOURIER_SCALE = 16.0  # standard deviation of the random frequencies (Song et al. 2021, appendix H.1)
 
 
@@ -92,11 +93,18 @@ class Labels(nn.Module):
 
 
 class Style(nn.Sequential):
-    """A random vector as what it means to the blocks: brought to unit mean square, then an MLP. (batch, n) -> (batch, 256)."""
+    """A random vector as what it means to the blocks: brought to unit mean square, then an MLP. (batch, n) -> (batch, 256).
+
+    Its layers start with weights that keep the mean square: with torch's own, each would pass a third of it on, and so deep a
+    stack would let the vector move the blocks by a thousandth, too little for them to learn to listen to it.
+    """
 
     def __init__(self, latent: int, layers: int = 4):
         hidden = (m for _ in range(layers) for m in (nn.Linear(STYLE, STYLE), nn.SiLU()))
         super().__init__(nn.Linear(latent, STYLE), nn.SiLU(), *hidden)
+        for i, layer in enumerate(m for m in self if isinstance(m, nn.Linear)):
+            nn.init.normal_(layer.weight, std=(SILU_GAIN if i else 1.0) / math.sqrt(layer.in_features))
+            nn.init.zeros_(layer.bias)
 
     def forward(self, z: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt())

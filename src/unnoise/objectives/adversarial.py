@@ -6,6 +6,7 @@ true: x_s ~ q(x_s | x_0), x_t ~ q(x_t | x_s);    fake: x_0' = G(x_t, z), x_s' ~ 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,11 +51,11 @@ class Adversarial(Objective):
         s = t - 1 / self.times.steps
         xs = process.corrupt(x0, s, rng)
         xt = process.transition(xs, s, t).sample(rng).to(x0.dtype)
+        fake = partial(self._fake, denoiser, x0, xs, xt, t, s, cond, rng)
         if turn == "denoiser":
-            loss = F.softplus(-denoiser.logits(self._fake(denoiser, xt, t, s, cond, rng), xt, t))
-            return Loss(loss)
+            return Loss(F.softplus(-denoiser.logits(fake(), xt, t)))
         with torch.no_grad():
-            fake = self._fake(denoiser, xt, t, s, cond, rng)
+            fake = fake()
         real, false = denoiser.logits(xs, xt, t), denoiser.logits(fake, xt, t)
         loss = F.softplus(-real) + F.softplus(false)
         right = ((real > 0).float() + (false < 0).float()) / 2
@@ -63,9 +64,10 @@ class Adversarial(Objective):
         penalty = self._penalty(denoiser, xs, xt, t)
         return Loss(loss + penalty, {"right": right, "penalty": penalty})
 
-    def _fake(self, denoiser: AdversarialDenoiser, xt: Tensor, t: Tensor, s: Tensor, cond: Cond, rng: Rng) -> Tensor:
-        guess = denoiser(xt, t, cond).draw(rng)
-        return denoiser.process.posterior(xt, guess, t, s).sample(rng).to(xt.dtype)
+    def _fake(self, denoiser: AdversarialDenoiser, x0, xs, xt, t, s, cond: Cond, rng: Rng) -> Tensor:
+        """x_s' ~ q(x_s | x_t, x_0'), with the noise that x_s itself has beside the mean of q(x_s | x_t, x_0)."""
+        guess, posterior = denoiser(xt, t, cond).draw(rng), denoiser.process.posterior
+        return (xs + posterior(xt, guess, t, s).mean - posterior(xt, x0, t, s).mean).to(xt.dtype)
 
     def _penalty(self, denoiser: AdversarialDenoiser, xs: Tensor, xt: Tensor, t: Tensor) -> Tensor:
         """gamma/2 |grad D|^2 for the first of the examples, 0 for the others; in full precision, as it is differentiated again."""
