@@ -166,6 +166,15 @@ def test_a_running_mean_of_what_symbols_cost():
     assert abs(float(process.losses[0, 0]) - 8.0) < 1e-3 and process.seen.tolist() == [[402, 2]]
 
 
+def test_of_long_events_neighbours_share_their_mean():
+    process = Masking(4, (130,), 2)  # two stages; groups of three
+    t = 1 - torch.tensor([0, 1, 3, 130, 259]).double() / 260
+    process.observe(t, torch.tensor([1.0, 2.0, 5.0, 7.0, 9.0]).double())
+    assert process.losses[0, :7].tolist() == [1.5, 1.5, 1.5, 5.0, 5.0, 5.0, 0.0]
+    assert process.seen[0, :7].tolist() == [2, 2, 2, 1, 1, 1, 0]
+    assert process.losses[1, :4].tolist() == [7.0, 7.0, 7.0, 0.0] and process.losses[1, -2:].tolist() == [0.0, 9.0]
+
+
 @pytest.mark.parametrize("shape", [(2,), (3, 2)])
 def test_markov_oracles_say_what_the_written_out_joint_says(shape):
     """Forwards and backwards, against the sum over all sequences, for every pattern of masks."""

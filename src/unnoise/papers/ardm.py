@@ -454,17 +454,33 @@ def _costs(model, x: Tensor, policy: list[int]) -> Tensor:
     return total / process.length / math.log(2)
 
 
+def _typical(model, x: Tensor) -> Tensor:
+    """L in bits by the number of known symbols, (D,): measured at 33 numbers, the more of them the fewer are known, and on straight
+    lines between."""
+    length, denoiser = model.denoiser.process.length, model.denoiser
+    known = [min(round(length * (i / 32) ** 2), length - 1) for i in range(33)]
+    found = []
+    with torch.no_grad():
+        for e in known:
+            t = torch.full((len(x),), 1 - e / length, dtype=torch.float64)
+            found.append(float(per_symbol(denoiser, x, t, Rng.from_seeds(range(len(x)))).mean()) / math.log(2))
+    lines = zip(pairwise(known), pairwise(found), strict=True)
+    parts = [a + (b - a) * torch.arange(end - start).double() / (end - start) for (start, end), (a, b) in lines]
+    return torch.cat([*parts, torch.tensor([found[-1]], dtype=torch.float64)])
+
+
 @claim(
     ARDM,
-    "The schedule found on what training cost is cheaper on held-out sounds than even steps, with 2, 4, 8, 16 and 32 steps",
+    "The schedule found on what training sounds cost is cheaper on held-out ones than even steps, with 2, 4, 8, 16 and 32 steps",
     "2110.02037",
 )
 def schedules_are_cheaper(lab) -> Finding:
     """A sound is smooth: its first samples say the most of the others. In text each letter says as much as the one before it, so
     that even steps are all but the best: the next claim."""
     model, x = _sounds(lab), lab.held_out("spoken-digits", 1024)
-    process = model.denoiser.process
-    policies = {budget: step_policy(process.losses, budget) for budget in BUDGETS}
+    process, train = model.denoiser.process, lab.data("spoken-digits", "train", 1024)
+    losses = _typical(model, train.batch(range(0, len(train), 4)).x)
+    policies = {budget: step_policy(losses, budget) for budget in BUDGETS}
     rows = {
         "schedule": torch.stack([_costs(model, x, policy) for policy in policies.values()], 1),
         "even": torch.stack([_costs(model, x, even_policy(process.length, budget)) for budget in BUDGETS], 1),
@@ -478,13 +494,10 @@ def schedules_are_cheaper(lab) -> Finding:
         axes.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
         axes.minorticks_off()
         axes.legend()
-        losses = process.losses[0] / math.log(2)
-        steps.plot(range(len(losses)), losses, ".", markersize=2, label="in training")
-        steps.plot(range(len(losses)), losses.sort(descending=True).values, label="sorted")
+        steps.plot(range(len(losses)), losses)
         for start in policies[8]:
             steps.axvline(start, color="0.7", linewidth=0.8, zorder=0)
-        steps.set(xlabel="samples known", ylabel="bits of an unknown one", title="and the best 8 steps")
-        steps.legend()
+        steps.set(xlabel="samples known", ylabel="bits of an unknown one", title="training words, and the best 8 steps")
 
     numbers = {
         "measure": f"bits per sample of {len(x)} held-out words of 1024 samples, 8 bits",

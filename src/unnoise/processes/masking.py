@@ -195,14 +195,22 @@ class Masking(Process):
     def observe(self, t: Tensor, nats: Tensor, most: int = 5000) -> None:
         """Take in what a symbol cost at times t (both (batch,)): running means over the later half of what was seen, 10 values at
         least and `most` at the most, so that what an untrained network paid is forgotten. A schedule asks for their shape alone,
-        which settles early, and noise in it costs more than what is out of date."""
+        which settles early, and noise in it costs more than what is out of date; so of long events neighbours share a mean, 64
+        of them to a stage."""
         come = (self.steps - self.left(t, len(t))).to(self.losses.device)
-        new = torch.bincount(come, minlength=self.steps).view_as(self.seen)
-        total = torch.zeros_like(self.losses).flatten().index_add_(0, come, nats.to(self.losses))
+        alike = -(-self.length // 64)
+        group = torch.arange(self.length, device=come.device).div(alike, rounding_mode="floor")
+        stage, known = come.div(self.length, rounding_mode="floor"), come % self.length
+        which = stage * (group[-1] + 1) + group[known]
+        count = torch.bincount(which, minlength=self.stages * int(group[-1] + 1))
+        total = torch.zeros(count.shape, dtype=torch.float64, device=come.device).index_add_(
+            0, which, nats.to(self.losses)
+        )
+        new, mean = (v.view(self.stages, -1)[:, group] for v in (count, total / count.clamp(min=1)))
         self.seen += new
         window = torch.minimum(self.seen, (self.seen / 2).clamp(10, most))
         share = (new / window.clamp(min=1)).clamp(max=1)
-        self.losses += share * (total.view_as(self.losses) / new.clamp(min=1) - self.losses)
+        self.losses += share * (mean - self.losses)
 
 
 @dataclass(frozen=True, slots=True)
