@@ -60,8 +60,13 @@ def test_held_out_words_are_recognised():
     from unnoise.mel import SPEECH, picture
 
     data = load("spoken-digits", "held-out")
-    right = classify(picture(SPEECH(data.batch(range(len(data))).x)), "spoken-digits").argmax(1) == data.labels
+    x = data.batch(range(len(data))).x
+    right = classify(picture(SPEECH(x)), "spoken-digits").argmax(1) == data.labels
     assert float(right.double().mean()) > 0.95
+    for hiss in (0.003, 0.01, 0.02):  # as people hear a word through noise far below it
+        noisy = x + hiss * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+        through = classify(picture(SPEECH(noisy)), "spoken-digits").argmax(1) == data.labels
+        assert float(through.double().mean()) > 0.95
     assert shipped()["spoken-digits"]["accuracy"]["held_out"] == pytest.approx(float(right.double().mean()), abs=0.02)
 
 

@@ -107,6 +107,26 @@ def test_its_reach_is_what_it_says():
 
 
 @torch.no_grad()
+def test_folded_it_is_a_network_of_places():
+    """Sample n lies at place n // fold, and is channel n % fold of it."""
+    folded = built(replace(SMALL, fold=4, upsample=(2,)))
+    torch.manual_seed(0)
+    places = replace(SMALL, upsample=(2,)).build(4, 8, 4, 5).double()
+    places.load_state_dict(folded.state_dict())
+    x, t, cond = given(samples=24)
+    laid = torch.stack([x[:, 0, k::4] for k in range(4)], 1)
+    expected = torch.empty(2, 2, 24, dtype=torch.float64)
+    out = places(laid, t, cond)
+    for channel in range(2):
+        for k in range(4):
+            expected[:, channel, k::4] = out[:, 4 * channel + k]
+    torch.testing.assert_close(folded(x, t, cond), expected)
+    assert folded.options.hop == 8 and folded.options.receptive_field == 4 * SMALL.receptive_field
+    short = torch.cat([x[:, :, :21], torch.zeros(2, 1, 3, dtype=torch.float64)], 2)
+    torch.testing.assert_close(folded(x[:, :, :21], t, cond), folded(short, t, cond)[:, :, :21])
+
+
+@torch.no_grad()
 def test_no_label_is_one_label_and_no_spectrogram_adds_nothing():
     network = built()
     x, t, cond = given()

@@ -23,6 +23,7 @@ from unnoise.samplers.reduced import DIFFWAVE, DIFFWAVE_LARGE
 from unnoise.training import TrainingOptions
 
 TINY = WaveNetOptions(channels=8, layers=4, cycle=4)
+FIFTY = DiffWave(timesteps=50)  # the chain of BASE
 QUICK = TrainingOptions(steps=6, batch_size=4, preview_every=0, precision="fp32", checkpoint_every=6)
 
 
@@ -46,7 +47,7 @@ def wave_of(x, index):
 def test_a_reverse_step_is_that_of_diffusers():
     from diffusers import DDPMScheduler
 
-    process = DiffWave().process()
+    process = FIFTY.process()
     theirs = DDPMScheduler(50, 1e-4, 0.05, "linear", variance_type="fixed_small", clip_sample=False)
     x = torch.linspace(-2, 2, 64, dtype=torch.float64).reshape(1, 1, 64)
     for index in (49, 20, 1, 0):
@@ -58,9 +59,7 @@ def test_a_reverse_step_is_that_of_diffusers():
         torch.testing.assert_close(law.mean + law.std * z, there.prev_sample, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "variances"), [(DiffWave(), DIFFWAVE), (DiffWave(timesteps=200, largest=0.02), DIFFWAVE_LARGE)]
-)
+@pytest.mark.parametrize(("recipe", "variances"), [(FIFTY, DIFFWAVE), (DiffWave(largest=0.02), DIFFWAVE_LARGE)])
 def test_six_steps_are_the_published_loop(recipe, variances):
     """The published algorithm, written out with numpy's interpolation, on the same noise."""
     betas = np.linspace(1e-4, recipe.largest, recipe.timesteps)
@@ -87,7 +86,7 @@ def test_six_steps_are_the_published_loop(recipe, variances):
 
 
 def test_all_the_trained_betas_are_the_trained_steps():
-    process = DiffWave().process()
+    process = FIFTY.process()
     betas = tuple(torch.linspace(1e-4, 0.05, 50, dtype=torch.float64).tolist())
     for a, b in zip(Reduced(50, betas)(process), Integers(50)(process), strict=True):
         assert a.t == pytest.approx(b.t, abs=1e-9) and a.alpha == pytest.approx(b.alpha, abs=1e-12)
@@ -95,10 +94,10 @@ def test_all_the_trained_betas_are_the_trained_steps():
 
 def test_a_chain_that_ends_in_more_noise_than_was_trained_is_refused_when_built():
     with pytest.raises(UsageProblem, match="never saw less"):
-        DiffWave(variances=DIFFWAVE_LARGE)
-    assert DiffWave(timesteps=200, largest=0.02, variances=DIFFWAVE_LARGE).sampling().grid.steps == 6
+        DiffWave(timesteps=50, variances=DIFFWAVE_LARGE)
+    assert DiffWave(largest=0.02, variances=DIFFWAVE_LARGE).sampling().grid.steps == 6
     with pytest.raises(UsageProblem, match="between 0 and 1"):
-        DiffWave(variances=(0.1, 1.5))
+        DiffWave(timesteps=50, variances=(0.1, 1.5))
 
 
 def test_options_that_do_not_go_together_are_told():
@@ -113,6 +112,26 @@ def test_options_that_do_not_go_together_are_told():
     data = load("spoken-digits")
     with pytest.raises(UsageProblem, match="has 8000 Hz"):
         replace(DiffWave.vocoder(), mel=replace(SPEECH, rate=16_000)).fitted(data)
+
+
+@torch.no_grad()
+def test_a_network_of_zeros_makes_the_best_linear_guess():
+    """x_0' = alpha d^2 / (alpha^2 d^2 + sigma^2) x_t for words of deviation d, by a loss of 1 wherever the noise is: the share
+    that such a guess leaves is what the network is asked for."""
+    data = load("spoken-digits")
+    recipe, spec = DiffWave(network=TINY), Spec.of(data)
+    denoiser, x = recipe.denoiser(spec), data.batch(range(256)).x
+    d2 = float(x.double().square().mean())
+    assert d2**0.5 == pytest.approx(spec.std, rel=0.03)
+    for i in (1, 5, 40, 200):
+        t = torch.full((256,), i / 200, dtype=torch.float64)
+        point, xt = recipe.process().point(i / 200), recipe.process().corrupt(x, t, Rng.from_seeds(range(256)))
+        guess = point.alpha * spec.std**2 / (point.alpha**2 * spec.std**2 + point.sigma**2) * xt
+        torch.testing.assert_close(denoiser(xt, t, {"label": data.labels[:256]}).mean, guess, rtol=1e-5, atol=1e-6)
+        told = denoiser.preconditioning.c_noise(t, torch.zeros(()))
+        assert float(told[0]) == pytest.approx(i - 1)
+    loss = recipe.objective(spec)(denoiser, x, {"label": data.labels[:256]}, Rng.from_seeds(range(256)))
+    assert float(loss.per_example.mean()) == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("preset", DiffWave.presets)
@@ -158,13 +177,14 @@ def test_words_are_told_by_their_class(tmp_path):
 
 
 @torch.no_grad()
-def test_it_learns_words_in_seconds(tmp_path):
+@pytest.mark.parametrize("predict", ["noise", "rest"])
+def test_it_learns_words_in_seconds(tmp_path, predict):
     """The error of the guess where the noise is twice as loud as the words, relative to that of the best linear guess."""
     training = TrainingOptions(
         steps=150, batch_size=8, lr=5e-3, ema=400, precision="fp32", preview_every=0, checkpoint_every=150
     )
     network = WaveNetOptions(channels=8, layers=4, cycle=4, upsample=(8, 8))
-    recipe = replace(DiffWave.vocoder(), network=network, training=training, crop=512)
+    recipe = replace(DiffWave.vocoder(), network=network, training=training, crop=512, predict=predict)
     with torch.enable_grad():
         model, result = train_model(recipe, load("spoken-digits"), tmp_path / "run", preview=False)
     assert result.steps == 150
