@@ -96,6 +96,24 @@ def test_it_is_the_bound_of_the_continuous_absorbing_chain():
     assert chains[-1] == pytest.approx(exact, rel=1e-3) and chains[-1] > exact
 
 
+@pytest.mark.parametrize("policy", [[0], [0, 1], [0, 2], [0, 3], [0, 1, 3], [0, 1, 2, 3]])
+def test_a_schedule_costs_what_its_chain_takes(policy):
+    """(s - r) L_r for each step: the mean over every order of what the chain pays, of a model whose orders do not agree."""
+    law = joint(5, 2, 4)
+    process = Masking(2, (4,))
+    denoiser, p = Wrong(law, process), law.log_weights.exp().flatten()
+    mean = (p[:, None] * torch.stack([enumerated(denoiser, x[None], True) for x in law.every])).sum(0)
+    taken, orders = 0.0, list(itertools.permutations(range(4)))
+    for order in orders:
+        rank = torch.tensor(order).expand_as(law.every)
+        for r, s in itertools.pairwise([*policy, 4]):
+            now, then = process.points([1 - r / 4, 1 - s / 4])
+            xt = process.join(process.coarse(law.every, process.depth(rank, now)), rank)
+            step = process.reverse_law(denoiser(xt, now.over(xt)), xt, now, then)
+            taken -= float(p @ step.log_prob(law.every)) / len(orders)
+    assert taken == pytest.approx(policy_cost(mean, policy), abs=1e-10)
+
+
 def test_losses_of_the_true_model_fall_with_what_is_known_and_parallel_steps_cost_more():
     law = joint(3)
     denoiser, p = law.denoiser(Masking(3, (3,))), law.log_weights.exp().flatten()
