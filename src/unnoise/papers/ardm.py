@@ -79,7 +79,7 @@ class ARDM(Recipe):
     wavenet: WaveNetOptions = WaveNetOptions(channels=32, layers=10, cycle=10)
     """body wavenet."""
     training: Training = TrainingOptions(
-        steps=6000,
+        steps=12_000,
         batch_size=16,
         lr=1.5e-3,
         warmup=100,
