@@ -36,13 +36,14 @@ SMALL = DDGAN(
 
 def test_it_learns_digits_in_seconds(tmp_path):
     data = load("digits")
-    model, result = train_model(SMALL, data, tmp_path / "run", preview=False)
-    assert result.steps == 200
+    recipe = replace(SMALL, flat=256, gamma=2.0, critic_lr=3e-3, training=replace(SMALL.training, steps=300, lr=1e-3))
+    model, result = train_model(recipe, data, tmp_path / "run", preview=False)
+    assert result.steps == 300
     x = model.sample(range(200))
     assert x.shape == (200, 1, 8, 8) and x.abs().max() <= 1
-    truth, untrained = data.batch(range(len(data))).x.flatten(1), Model(SMALL, Spec.of(data)).sample(range(200))
+    truth, untrained = data.batch(range(len(data))).x.flatten(1), Model(recipe, Spec.of(data)).sample(range(200))
     near, far = (sliced_wasserstein(y.flatten(1), truth, seed=0) for y in (x, untrained))
-    assert near < 0.6 * far
+    assert near < 0.4 * far
     assert x.std(0).mean() > 0.2  # it has not collapsed to one picture
     torch.testing.assert_close(Model.load(tmp_path / "run").sample([2])[0], x[2], atol=2e-2, rtol=0)
 
