@@ -121,6 +121,8 @@ def test_data_of_another_kind_or_manifold_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageProblem, match="leave --flip out"):
         RSGM(flip=True)
+    with pytest.raises(UsageProblem, match="start is 0, but must lie"):
+        RSGM(start=0)
     with pytest.raises(UsageProblem, match="has 4 coordinates"):
         RSGM().denoiser(Spec((3,), kind="points", manifold="torus-2"))
 

@@ -105,6 +105,8 @@ class RSGM(Recipe):
     def __post_init__(self) -> None:
         if self.flip:
             raise UsageProblem("points are not mirrored as pictures are; leave --flip out")
+        if not 0 < self.start < 1:
+            raise UsageProblem(f"start is {self.start}, but must lie between 0 (data) and 1 (noise)")
 
     @classmethod
     def paper(cls) -> RSGM:
