@@ -26,6 +26,7 @@ from unnoise.training import TrainingOptions
 
 SMALL = DDGAN(
     data="digits",
+    flat=0,
     network=UNetOptions(channels=32, mult=(1,), blocks=1, attention=(), conditioning="add"),
     critic=DiscriminatorOptions(channels=16),
     training=TrainingOptions(
@@ -36,7 +37,7 @@ SMALL = DDGAN(
 
 def test_it_learns_digits_in_seconds(tmp_path):
     data = load("digits")
-    recipe = replace(SMALL, flat=256, gamma=2.0, critic_lr=3e-3, training=replace(SMALL.training, steps=300, lr=1e-3))
+    recipe = replace(SMALL, flat=256, training=replace(SMALL.training, steps=300, lr=1e-3))
     model, result = train_model(recipe, data, tmp_path / "run", preview=False)
     assert result.steps == 300
     x = model.sample(range(200))
