@@ -477,7 +477,7 @@ def _typical(model, x: Tensor) -> Tensor:
 def schedules_are_cheaper(lab) -> Finding:
     """A sound is smooth: its first samples say the most of the others. In text each letter says as much as the one before it, so
     that even steps are all but the best: the next claim."""
-    model, x = _sounds(lab), lab.held_out("spoken-digits", 1024)
+    model, x = _sounds(lab), lab.held_out("spoken-digits", 1024)[::2]
     process, train = model.denoiser.process, lab.data("spoken-digits", "train", 1024)
     losses = _typical(model, train.batch(range(0, len(train), 4)).x)
     policies = {budget: step_policy(losses, budget) for budget in BUDGETS}
