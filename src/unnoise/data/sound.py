@@ -30,6 +30,7 @@ SUFFIXES = (".wav", ".flac", ".ogg")
 LONGEST = 1 << 17  # samples of a row that nobody asked for by its size
 SHIPPED = Path(__file__).parent / "shipped" / "spoken-digits" / "words.npz"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+OWN = 8000  # Hz
 WORDS = Facts(
     name="spoken-digits",
     shape=(1, 4096),
@@ -41,7 +42,7 @@ WORDS = Facts(
     citation="Black, Lenzo. Flite: a small fast run-time synthesis engine. 4th ISCA Workshop on Speech Synthesis, 2001.",
     classes=DIGITS,
     kind="sound",
-    rate=8000,
+    rate=OWN,
 )
 
 
@@ -68,10 +69,10 @@ def _words() -> tuple[list[np.ndarray], list[str]]:
 def spoken_digits(split: str, size: Size | None = None, rate: int | None = None) -> DataSet:
     """The built-in words, each followed by silence, or cut, to `size` samples (0.512 s by default), at `rate` Hz (8000)."""
     sounds, names = _words()
-    rate = _rate(rate) or WORDS.rate
-    length = _length(-(-WORDS.shape[1] * rate // WORDS.rate) if size is None else size)
-    if rate != WORDS.rate:
-        sounds = [_whole(resampled(sound / np.float32(32768), WORDS.rate, rate)) for sound in sounds]
+    rate = _rate(rate) or OWN
+    length = _length(-(-WORDS.shape[1] * rate // OWN) if size is None else size)
+    if rate != OWN:
+        sounds = [_whole(resampled(sound / np.float32(32768), OWN, rate)) for sound in sounds]
     combinations = sorted({name.split("/")[0] for name in names})
     out: set[str] = set()
     for voice in sorted({name.split("-")[0] for name in combinations}):
