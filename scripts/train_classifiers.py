@@ -50,9 +50,7 @@ class Recipe:
 RECIPES = {
     "fashion-mnist": Recipe(("fashion-mnist",), epochs=30, flip=True, shift=1),
     "digits": Recipe(("digits",), epochs=60, flip=False, shift=1),
-    "spoken-digits": Recipe(
-        ("spoken-digits",), epochs=20, flip=False, shift=3, widths=(16, 32, 64, 64), hissing=5
-    ),
+    "spoken-digits": Recipe(("spoken-digits",), epochs=20, flip=False, shift=3, widths=(16, 32, 64, 64), hissing=5),
     "emoji": Recipe(("emoji-twitter", "emoji-google"), epochs=60, flip=True, shift=2),
 }
 
