@@ -405,7 +405,7 @@ def rotations(lab) -> Finding:
     train = every.batch(range(len(every))).x
     aside = torch.arange(len(train)) % 10 == 0
     kernels = [
-        WrappedMixture(Rotations(), train[~aside], torch.full(((~aside).sum(),), s))
+        WrappedMixture(Rotations(), train[~aside], torch.full((len(train[~aside]),), s))
         for s in (0.01, 0.015, 0.022, 0.033, 0.05)
     ]
     estimate = max(kernels, key=lambda kernel: float(kernel.log_prob(train[aside]).mean()))
