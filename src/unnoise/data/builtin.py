@@ -30,11 +30,12 @@ class Rows(NamedTuple):
 
 
 class BuiltIn(NamedTuple):
-    """Images are read by `read(split)`; sets of another kind open themselves: `open(split, size)`, size as `load` was given it."""
+    """Images are read by `read(split)`; sets of another kind open themselves: `open(split, size)`, of sounds
+    `open(split, size, rate)`, size and rate as `load` was given them."""
 
     facts: Facts
     read: Callable[[str], Rows] | None = None
-    open: Callable[[str, Any], DataSet] | None = None
+    open: Callable[..., DataSet] | None = None
 
 
 def atlas(path: Path, count: int, height: int, width: int) -> Tensor:
