@@ -147,12 +147,8 @@ class DiffWave(Recipe):
         return Gaussian(StraightBetas(torch.linspace(1e-4, self.largest, self.timesteps, dtype=torch.float64)))
 
     def build_network(self, spec: Spec, outputs: int = 1) -> torch.nn.Module:
-        if self.conditional and spec.num_classes is None:
-            raise UsageProblem("diffwave is class-conditional, and these data have no labels; pass --no-conditional")
-        classes = spec.num_classes if self.conditional else None
-        return self.network.build(
-            spec.shape[0], outputs * spec.shape[0], classes, self.mel.bands if self.vocode else None
-        )
+        bands = self.mel.bands if self.vocode else None
+        return self.network.build(spec.shape[0], outputs * spec.shape[0], self.classes_told(spec), bands)
 
     def denoiser(self, spec: Spec) -> Denoiser:
         process = self.process()
