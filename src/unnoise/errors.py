@@ -19,6 +19,10 @@ class UsageProblem(Problem):
     exit_code = 2
 
 
+class Diverged(Problem):
+    """Numbers went beyond all bounds, or found no end: of a loss, of a solver."""
+
+
 def unknown(kind: str, name: str, known) -> UsageProblem:
     """The error for a name that is not registered, listing those that are and the nearest one."""
     import difflib

@@ -99,7 +99,7 @@ def test_verify_measures_and_writes(cli, tmp_path, monkeypatch):
 
 
 def test_a_claim_that_breaks_off_does_not_stop_those_after_it(cli, monkeypatch):
-    from unnoise.errors import Problem
+    from unnoise.errors import Diverged, Problem
     from unnoise.papers import find
     from unnoise.verify import Claim, Finding
 
@@ -108,7 +108,7 @@ def test_a_claim_that_breaks_off_does_not_stop_those_after_it(cli, monkeypatch):
 
     def breaks(lab):
         tries.append(lab)
-        raise Problem("the loss is not a number at step 3; lower --training.lr")
+        raise Diverged("the loss is not a number at step 3; lower --training.lr")
 
     def holds(lab):
         return Finding.computed([1.0], {})
@@ -118,6 +118,13 @@ def test_a_claim_that_breaks_off_does_not_stop_those_after_it(cli, monkeypatch):
     code, out, _ = cli("verify", "ddpm")
     assert code == 1 and "failed: a" in out and "lower --training.lr" in out and "reproduced: b" in out
     assert cli("verify", "ddpm")[0] == 1 and len(tries) == 2  # a failure is not kept
+
+    def stops(lab):
+        raise Problem("stopped by SIGTERM; everything is saved")
+
+    monkeypatch.setattr(ddpm, "info", replace(info, claims=[replace(claims[0], measure=stops), claims[1]], checks=[]))
+    code, out, err = cli("verify", "ddpm")
+    assert code == 1 and "reproduced" not in out and "unnoise: stopped by SIGTERM" in err
 
 
 def test_the_demo_ends_with_pictures_and_scores_and_goes_on_when_stopped(cli, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..errors import Problem
+from ..errors import Diverged
 from ..tableaux import DORMAND_PRINCE, Tableau
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -55,7 +55,7 @@ def adaptive(f: Field, y: Tensor, tolerance: float, most: int = 2000) -> tuple[T
         scale = tolerance * (1 + torch.maximum(y[rows].abs(), (y[rows] + move).abs()))
         size = (error / scale).square().mean(1).sqrt()
         if not bool(torch.isfinite(size).all()):
-            raise Problem(
+            raise Diverged(
                 "the likelihood's flow met numbers that are not finite; the model is broken or x is far from data"
             )
         good = size <= 1
@@ -67,4 +67,4 @@ def adaptive(f: Field, y: Tensor, tolerance: float, most: int = 2000) -> tuple[T
         rows = rows[(u[rows] < 1 - 1e-12)]
         if not len(rows):
             return y, calls
-    raise Problem(f"the likelihood's flow needs more than {most} steps at tolerance {tolerance:g}; allow a larger one")
+    raise Diverged(f"the likelihood's flow needs more than {most} steps at tolerance {tolerance:g}; allow a larger one")

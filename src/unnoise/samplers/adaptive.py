@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..errors import Problem, UsageProblem
+from ..errors import Diverged, UsageProblem
 from ..processes import Diffusion, Process
 from ..processes.gaussian import Point
 from ..rng import Rng
@@ -71,7 +71,7 @@ class Adaptive(Step):
         calls = denoise.calls
         while len(going):
             if denoise.calls - calls > self.most:
-                raise Problem(
+                raise Diverged(
                     f"{self.most} evaluations did not meet the tolerances atol={self.atol:g}, rtol={self.rtol:g}; raise them"
                 )
             left = end - now[going]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..disk import disk_errors
-from ..errors import Problem, UsageProblem
+from ..errors import Diverged, UsageProblem
 from .budget import Budget
 from .checkpoint import read_state, read_tensors
 from .distributed import agreed, make_accelerator, on_main, one_voice
@@ -62,7 +62,7 @@ def train(
     preview     preview(denoiser, step, folder) leaves pictures in the folder; the denoiser holds the averaged weights
     on_step     gets each line of metrics as a dict
 
-    On the same machine with as many processes, a resumed run continues to the last bit. Raises Problem when the loss is
+    On the same machine with as many processes, a resumed run continues to the last bit. Raises Diverged when the loss is
     no longer finite, when the disk refuses, when the checkpoint does not fit; Interrupted after SIGINT or SIGTERM.
     """
     accelerator = make_accelerator(options.trackers, run.path)
@@ -221,7 +221,7 @@ class _Training:
         good = "no checkpoint had been written yet"
         if self.saved is not None:
             good = f"the last good checkpoint is {self.run.checkpoint_path(self.saved)}"
-        raise Problem(
+        raise Diverged(
             f"the {bad} became {values[bad]} at step {step}, so the training stopped; {good}; "
             f"go on from there with a lower --lr (it was {self.options.lr:g}), a longer --warmup or --precision fp32"
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import Problem, UsageProblem
+from ..errors import Diverged, UsageProblem
 from ..model import Model
 from ..processes import Gaussian
 from ..recipe import Sampling
@@ -38,7 +38,7 @@ def search(
     found = families.screened(seen, families.family(evaluations, scale))
     error, best = min(((unseen.error(sampling), sampling) for _, sampling in found), key=lambda pair: pair[0])
     if math.isinf(error):
-        raise Problem("every sampler of the family diverged on this model; train it further before tuning")
+        raise Diverged("every sampler of the family diverged on this model; train it further before tuning")
     tables = [sampling for _, sampling in found if sampling.step.evaluations(2) == 2]
     if not tables:
         return best, error, best, error

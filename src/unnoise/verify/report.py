@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..disk import disk_errors, write_file, write_json
-from ..errors import Problem
+from ..errors import Diverged
 from ..papers import find
 from ..training import provenance
 from .claims import Absent, Claim
@@ -29,7 +29,7 @@ def verify(
 ) -> dict[str, Any]:
     """All checks and claims of a paper, as the dictionary that is written to `results`/SLUG.json; figures to `results`/SLUG/.
 
-    A claim whose experiment ends in a `Problem` has failed, with that sentence, and is tried again next time.
+    A claim whose experiment ends in `Diverged` has failed, with that sentence, and is tried again next time.
     Claims already measured, by the same experiment with the same seeds, are taken from the lab's folder unless `fresh`.
     """
     recipe = find(slug)
@@ -80,8 +80,8 @@ def _measure(slug: str, claim: Claim, lab: Lab, fresh: bool) -> dict[str, Any]:
         finding = claim.measure(lab)
     except Absent as absent:
         return {**row, "verdict": "skipped", "reason": str(absent)}
-    except Problem as problem:  # the claims after it are measured all the same
-        return {**row, "verdict": "failed", "reason": str(problem)}
+    except Diverged as diverged:  # the claims after it are measured all the same
+        return {**row, "verdict": "failed", "reason": str(diverged)}
     row |= {"verdict": finding.verdict, **asdict(finding)}
     row["seconds"] = round(time.monotonic() - start, 1)
     row |= {name: value for name, value in provenance().items() if name in ("created", "commit")}
