@@ -19,6 +19,8 @@ from unnoise.denoisers.denoiser import Denoiser
 from unnoise.laws import Estimate
 from unnoise.objectives import times as T
 from unnoise.oracles import Mixture, gaussian
+from unnoise.papers.blurring import _Grain, _Sharper
+from unnoise.papers.diffwave import Rest
 from unnoise.papers.generalization import Whitened
 from unnoise.processes import Dissipating, Gaussian
 from unnoise.rng import Rng, stream
@@ -84,7 +86,10 @@ SCHEDULES = {
     "learned": S.Learned(-12.0, 12.0, units=16).requires_grad_(False),
 }
 
-BY_FREQUENCY = {"dissipating": Dissipating(S.Cosine(-10.0, 10.0), (4, 4))}  # see test_laws_blurring.py
+BY_FREQUENCY = {  # see test_laws_blurring.py; the grain is the same at all times, and only with blur destroys anything
+    "dissipating": Dissipating(S.Cosine(-10.0, 10.0), (4, 4)),
+    "grain": _Grain(0.01),
+}
 
 PRECONDITIONINGS = {
     **{f"raw {kind}": P.Raw(kind) for kind in P.KINDS},
@@ -98,7 +103,9 @@ PRECONDITIONINGS = {
     "blind": P.Blind(),
     "whitened": Whitened(0.5),
     "IDDPM": P.IDDPM(),
+    "rest": Rest(0.08, 1000),
 }
+PRECONDITIONINGS_BY_FREQUENCY = {"sharper": _Sharper(BY_FREQUENCY["dissipating"], 100)}  # see test_papers_blurring.py
 
 TIMES = {
     "uniform": T.Uniform(0.001),

@@ -17,7 +17,7 @@ ABSTRACT = {VariancePreserving}
     "base, instances",
     [
         (Schedule, parts.SCHEDULES | parts.BY_FREQUENCY),
-        (Preconditioning, parts.PRECONDITIONINGS),
+        (Preconditioning, parts.PRECONDITIONINGS | parts.PRECONDITIONINGS_BY_FREQUENCY),
         (Times, parts.TIMES),
         (Grid, parts.GRIDS),
         (Step, parts.STEPS | parts.ELSEWHERE),
