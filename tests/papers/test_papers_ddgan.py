@@ -206,3 +206,9 @@ def test_bad_numbers_are_told():
         vp_betas(0)
     with pytest.raises(UsageProblem, match="gamma is -1"):
         Adversarial(4, -1.0, 1, {})
+
+
+@pytest.mark.parametrize("options", [{"timesteps": 0}, {"latent": -1}, {"flat": -1}])
+def test_numbers_out_of_range_are_told(options):
+    with pytest.raises(UsageProblem, match="timesteps is 1 or more"):
+        DDGAN(**options)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..denoisers import AdversarialDenoiser, Denoiser
+from ..errors import UsageProblem
 from ..laws import Implicit
 from ..networks import DiscriminatorOptions, UNetOptions, published
 from ..networks.embeddings import STYLE, Sinusoids, Style
@@ -65,6 +66,12 @@ class DDGAN(Recipe):
     )
 
     presets = ("laptop", "paper", "paper-256")
+
+    def __post_init__(self) -> None:
+        if self.timesteps < 1 or min(self.latent, self.flat) < 0:
+            raise UsageProblem(
+                f"timesteps is 1 or more, latent and flat 0 or more, not {self.timesteps}, {self.latent} and {self.flat}"
+            )
 
     @classmethod
     def paper(cls) -> DDGAN:
