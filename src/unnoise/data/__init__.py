@@ -156,7 +156,9 @@ def _folder(name: str, split: str, size: Size | None, channels: int | None, rate
         return importlib.import_module(f".{module}", __name__).load(path, split, size)
     if not Path(name).expanduser().exists() and os.sep not in name and not name.startswith((".", "~")):
         raise unknown(
-            "data set", name, ["hf:owner/name", "a folder of images or sounds", "FILE.txt", "FILE.csv", *BUILTIN, *FETCHED]
+            "data set",
+            name,
+            ["hf:owner/name", "a folder of images or sounds", "FILE.txt", "FILE.csv", *BUILTIN, *FETCHED],
         )
     if suffix in FILES and not path.exists():
         raise UsageProblem(f"there is no file {name}; give the path of a text or of a table of points")
