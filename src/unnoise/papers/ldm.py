@@ -51,7 +51,7 @@ FIRST_TRAINING = TrainingOptions(
     steps=1800, batch_size=16, betas=(0.9, 0.99), lr=2e-3, warmup=50, decay="linear", ema=None, checkpoint_every=300
 )
 TRAINING = TrainingOptions(
-    steps=2500, batch_size=64, lr=1e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=500
+    steps=2100, batch_size=64, lr=1e-3, warmup=100, decay="linear", ema=20_000, checkpoint_every=500
 )
 # the published trainings: configs/ and models/ of CompVis/latent-diffusion, tables 12 and 15 of the paper, the steps of first
 # stages from its list of models; rates are a base rate times the batch
