@@ -104,8 +104,7 @@ class FirstStage(Recipe):
 )
 @dataclass(frozen=True)
 class LDM(Recipe):
-    """Diffusion in the latents of an autoencoder that was trained before, told captions through cross-attention, or pictures to
-    complete or enlarge as further channels."""
+    """Diffusion in an autoencoder's latents, told captions by cross-attention, or pictures to paint or enlarge."""
 
     data: str = "emoji-twitter"
     captions: bool = True
